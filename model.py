@@ -1,0 +1,429 @@
+"""The network: a decoder-only Transformer, from its smallest part to the whole.
+
+A language model gives each possible next character a probability, given the characters before it.
+This one is GPT-2 (Radford et al. 2019, https://github.com/openai/gpt-2), read top to bottom.
+The letters in the shapes: B sequences in a batch, T characters in a sequence, C numbers a
+character (n_embd), V characters in the vocabulary (vocab_size).
+
+Where it departs from GPT-2:
+DEPARTURES
+"""
+
+import math
+import pickle
+import time
+import zipfile
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from config import UserError
+
+INIT_STD = 0.02  # GPT-2's: small enough that the first predictions are close to uniform
+ROTARY_BASE = 10000.0  # the longest wavelength of positional encodings, in characters over 2 pi
+
+
+@dataclass
+class GPTConfig:
+    """The shape of a network. Raises ValueError, with the reason, where no such network exists."""
+
+    vocab_size: int
+    block_size: int = 64
+    n_layer: int = 4
+    n_head: int = 4
+    n_embd: int = 128
+    dropout: float = 0.0
+    bias: bool = False
+    position: str = "learned"
+    qk_norm: bool = False
+    attention: str = "auto"
+
+    def __post_init__(self):
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_embd must be a multiple of n_head: {self.n_embd} numbers "
+                f"cannot be shared out evenly to {self.n_head} heads"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if self.position not in ("learned", "sinusoidal", "rotary"):
+            raise ValueError(f"position must be learned, sinusoidal or rotary, not {self.position}")
+        if self.position == "rotary" and self.head_size % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of numbers, so n_embd / n_head must be even, "
+                f"not {self.head_size}"
+            )
+        if self.position == "sinusoidal" and self.n_embd % 2:
+            raise ValueError(
+                f"sinusoidal positions come in pairs, so n_embd must be even, not {self.n_embd}"
+            )
+        if self.attention not in ("auto", "written_out", "fused"):
+            raise ValueError(f"attention must be auto, written_out or fused, not {self.attention}")
+
+    @property
+    def head_size(self):
+        return self.n_embd // self.n_head
+
+
+# ---------------------------------------------------------------------------------------------
+# Positions: attention alone cannot tell "ab" from "ba"
+
+
+def position_angles(positions, pairs):
+    """Angles that tell positions apart: pair i turns at 1 / 10000^(i / pairs) radians a character.
+
+    Fast pairs tell neighbours apart, slow ones tell near from far. Shape (positions, pairs).
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
+    """
+    speed = ROTARY_BASE ** -(torch.arange(pairs) / pairs)  # (pairs,)
+    return torch.outer(torch.arange(positions), speed)  # (positions, pairs)
+
+
+def sinusoidal_table(positions, width):
+    """A fixed vector for each position, (positions, width), with the size of a fresh embedding."""
+    angles = position_angles(positions, width // 2)
+    table = torch.cat([angles.sin(), angles.cos()], dim=1)  # (positions, width)
+    return table * (INIT_STD * math.sqrt(2))  # at its full size it would drown the characters
+
+
+def rotate(x, cos, sin):
+    """Turn each pair of numbers of x (..., T, head_size) by its position's angle (T, head_size/2).
+
+    The product of a query and a key then depends on how far apart they are, not on where.
+    Source: Su et al. 2021, https://arxiv.org/abs/2104.09864.
+    """
+    first, second = x.chunk(2, dim=-1)  # (..., T, head_size) -> 2 x (..., T, head_size / 2)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+# ---------------------------------------------------------------------------------------------
+# Attention: characters look at those before them
+
+
+class KeyValueCache:
+    """The keys and values that one attention layer has computed so far, for generation.
+
+    What a character's key and value are does not depend on later characters, so they are computed
+    once and kept: a new character costs one pass over itself, not over the whole text.
+    """
+
+    def __init__(self, block_size):
+        self.block_size = block_size
+        self.length = 0
+
+    def extend(self, k, v):
+        """Append (B, n_head, T, head_size) keys and values; return all of them so far."""
+        if self.length == 0:
+            B, n_head, _, head_size = k.shape
+            self.keys = k.new_empty(B, n_head, self.block_size, head_size)
+            self.values = v.new_empty(B, n_head, self.block_size, head_size)
+        start, self.length = self.length, self.length + k.shape[2]
+        self.keys[:, :, start : self.length] = k
+        self.values[:, :, start : self.length] = v
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
+class CausalSelfAttention(nn.Module):
+    """Each character gathers values from itself and those before it, weighted by how well its
+    query matches their keys. (B, T, C) -> (B, T, C), n_head times in parallel on C / n_head each.
+
+    Source: Vaswani et al. 2017, section 3.2.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.query_key_value = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.projection = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.attention_dropout = nn.Dropout(config.dropout)
+        self.residual_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x, positions, cache=None):
+        B, T, C = x.shape
+        n_head, head_size = self.config.n_head, self.config.head_size
+
+        qkv = self.query_key_value(x)  # (B, T, C) -> (B, T, 3C)
+        qkv = qkv.view(B, T, 3, n_head, head_size)  # (B, T, 3C) -> (B, T, 3, n_head, head_size)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # -> 3 x (B, n_head, T, head_size)
+        if self.config.qk_norm:
+            q, k = F.rms_norm(q, (head_size,)), F.rms_norm(k, (head_size,))
+        if self.config.position == "rotary":
+            q, k = rotate(q, *positions), rotate(k, *positions)
+        if cache is not None:
+            k, v = cache.extend(k, v)  # (B, n_head, T, head_size) -> (B, n_head, S, head_size)
+
+        # The fused kernel is the faster one, but for its backward pass on CPUs.
+        fused = self.config.attention == "fused"
+        if self.config.attention == "auto":
+            fused = x.is_cuda or not torch.is_grad_enabled()
+        attend = self.attend_fused if fused and k.shape[2] == T else self.attend_written_out
+        y = attend(q, k, v)  # (B, n_head, T, head_size)
+        y = y.transpose(1, 2).reshape(B, T, C)  # (B, n_head, T, head_size) -> (B, T, C)
+        return self.residual_dropout(self.projection(y))  # (B, T, C)
+
+    def attend_written_out(self, q, k, v):
+        """softmax(q k^T / sqrt(head_size)) v over the past, in so many words.
+
+        q is (B, n_head, T, head_size), k and v are (B, n_head, S, head_size): the last T of S.
+        """
+        T, S = q.shape[2], k.shape[2]
+        scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)  # (B, n_head, T, S)
+        if T > 1:  # a single new character may look at everything there is
+            future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
+            scores = scores + future.triu(1 + S - T)  # adding -inf leaves a weight of 0
+        weights = self.attention_dropout(F.softmax(scores, dim=3))  # (B, n_head, T, S)
+        return weights @ v  # (B, n_head, T, S) -> (B, n_head, T, head_size)
+
+    def attend_fused(self, q, k, v):
+        """The same numbers from one kernel that never stores the (T, T) weights."""
+        dropout = self.config.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# The block, and the network
+
+
+class FeedForward(nn.Module):
+    """What a character does with what it has gathered: (B, T, C) -> (B, T, C), each on its own."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.expand = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.projection = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x):
+        x = F.gelu(self.expand(x))  # (B, T, C) -> (B, T, 4C)
+        return self.dropout(self.projection(x))  # (B, T, 4C) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """Look around, then think: both add to the stream x that runs through the whole network."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attention = CausalSelfAttention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x, positions, cache=None):
+        x = x + self.attention(self.attention_norm(x), positions, cache)  # (B, T, C)
+        x = x + self.feed_forward(self.feed_forward_norm(x))  # (B, T, C)
+        return x
+
+
+class GPT(nn.Module):
+    """Characters in, scores for the next character out, at every position at once."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        elif config.position == "sinusoidal":
+            table = sinusoidal_table(config.block_size, config.n_embd)
+            self.register_buffer("position_table", table, persistent=False)
+        elif config.position == "rotary":
+            angles = position_angles(config.block_size, config.head_size // 2)
+            self.register_buffer("cos", angles.cos(), persistent=False)
+            self.register_buffer("sin", angles.sin(), persistent=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.token_embedding.weight  # what reads a character also writes it
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self):
+        """GPT-2's: normal with 0.02; what adds to the stream is smaller, as 2 n_layer parts add."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif name.endswith("projection.weight"):
+                parameter.normal_(std=INIT_STD / math.sqrt(2 * self.config.n_layer))
+            elif parameter.dim() == 2:
+                parameter.normal_(std=INIT_STD)
+
+    def forward(self, idx, targets=None, caches=None):
+        """Scores of the next character at each position, and the loss.
+
+        idx: (B, T) token ids, T <= block_size (else ValueError). targets: (B, T), the ids that
+        come next. caches: one KeyValueCache a block; idx then continues what they hold.
+        Returns logits (B, T, V), and the mean cross-entropy in nats (None without targets).
+        """
+        start = caches[0].length if caches else 0
+        end = start + idx.shape[1]
+        if end > self.config.block_size:
+            raise ValueError(f"{end} characters do not fit block_size {self.config.block_size}")
+
+        x = self.token_embedding(idx)  # (B, T) -> (B, T, C)
+        positions = None
+        if self.config.position == "learned":
+            x = x + self.position_embedding.weight[start:end]  # (B, T, C) + (T, C)
+        elif self.config.position == "sinusoidal":
+            x = x + self.position_table[start:end]  # (B, T, C) + (T, C)
+        elif self.config.position == "rotary":
+            positions = self.cos[start:end].to(x.dtype), self.sin[start:end].to(x.dtype)
+        x = self.dropout(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, positions, caches[layer] if caches else None)  # (B, T, C)
+        logits = self.lm_head(self.norm(x))  # (B, T, C) -> (B, T, V)
+
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    @torch.inference_mode()
+    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
+        """Continue idx (B, T), T >= 1: yields the next token of each sequence, (B, 1), in turn.
+
+        The first pass reads the prompt's last block_size tokens and keeps its keys and values;
+        after it each pass reads one token. When block_size tokens are held, the window slides:
+        the newest block_size // 2 are read afresh, as positions 0 and up, and it fills again. So
+        a token sees between half a window and a whole one, and costs at most about two passes of
+        one token, however long the text grows. The same rule holds for every position kind.
+        """
+        block_size = self.config.block_size
+        window = idx[:, -block_size:]  # (B, <= block_size)
+        unread = window
+        caches = [KeyValueCache(block_size) for _ in self.blocks]
+        for _ in range(max_new_tokens):
+            logits, _ = self(unread, caches=caches)  # (B, T') -> (B, T', V)
+            probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
+            unread = torch.multinomial(probabilities, 1, generator=generator)  # (B, V) -> (B, 1)
+            yield unread
+            window = torch.cat([window, unread], dim=1)[:, -block_size:]
+            if caches[0].length == block_size:
+                caches = [KeyValueCache(block_size) for _ in self.blocks]
+                unread = window[:, -max(1, block_size // 2) :]
+
+    def generate(
+        self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None
+    ):
+        """idx (B, T) and its continuation: (B, T + max_new_tokens). See stream for the window.
+
+        temperature 0 takes the likeliest character; top_k and top_p as in next_probabilities.
+        Dropout is as the model is set: call eval() first. `generator` makes it repeatable.
+        """
+        steps = self.stream(idx, max_new_tokens, temperature, top_k, top_p, generator)
+        return torch.cat([idx, *steps], dim=1)  # (B, T + max_new_tokens)
+
+
+def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
+    """The distribution that the next token is drawn from: (B, V) -> (B, V), rows summing to 1.
+
+    Temperature divides the scores: below 1 the likely become likelier, 0 leaves the likeliest
+    alone. top_k keeps the k likeliest; top_p then keeps the likeliest ones whose probabilities
+    first sum to p or more (nucleus sampling, Holtzman et al. 2019,
+    https://arxiv.org/abs/1904.09751).
+    """
+    if temperature < 1e-4:  # as good as 0, and dividing by it would overflow
+        return F.one_hot(logits.argmax(dim=1), logits.shape[1]).float()
+    probabilities = F.softmax(logits.float() / temperature, dim=1)
+    if top_k is None and top_p is None:
+        return probabilities
+    probabilities, order = probabilities.sort(dim=1, descending=True, stable=True)
+    if top_k is not None:
+        probabilities[:, top_k:] = 0
+        probabilities /= probabilities.sum(dim=1, keepdim=True)
+    if top_p is not None:
+        likelier = probabilities.cumsum(dim=1) - probabilities  # what is ahead of each in the row
+        probabilities[likelier >= top_p] = 0
+        probabilities /= probabilities.sum(dim=1, keepdim=True)
+    return torch.zeros_like(probabilities).scatter(1, order, probabilities)
+
+
+# ---------------------------------------------------------------------------------------------
+# Checkpoints: a network in a file
+
+FORMAT = 1  # of a checkpoint; raised when an older program could not read a newer file
+
+
+def load_checkpoint(path):
+    """What train.py saved, as a dict of plain values and CPU tensors. Raises UserError.
+
+    Nothing in the file is executed (weights_only), and every byte of it is checked against the
+    checksums that the zip format carries, which torch.load itself does not look at.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise UserError(f"{path} is damaged: wrong checksum in {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint {path}; train.py makes one") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is not a checkpoint, or a part of one only ({error})") from error
+    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"{path} is not a checkpoint of this program ({reason})") from error
+    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of this program")
+    if checkpoint["format"] != FORMAT:
+        raise UserError(
+            f"{path} has checkpoint format {checkpoint['format']}, this program reads {FORMAT}: "
+            "use the version of the program that wrote it"
+        )
+    return checkpoint
+
+
+def network_from(checkpoint, **changes):
+    """The network of a checkpoint, weights and all, with `changes` to its GPTConfig."""
+    network = GPT(GPTConfig(**{**checkpoint["network"], **changes}))
+    network.load_state_dict(checkpoint["weights"])
+    return network
+
+
+def pick_device(name="auto"):
+    """The torch.device of that name; auto takes CUDA, else MPS (Apple), else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)  # a device that is named well need not be there
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used here ({reason})") from error
+    return device
+
+
+def pick_dtype(name, device):
+    """The torch.dtype of that name; auto takes bfloat16 where the device multiplies faster in it.
+
+    A CPU without bfloat16 instructions emulates them, a hundred times slower than float32, so
+    CPUs are timed: a few milliseconds.
+    """
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+    if device.type == "cpu" and seconds_to_multiply(torch.bfloat16) < 0.7 * seconds_to_multiply(
+        torch.float32
+    ):
+        return torch.bfloat16
+    return torch.float32
+
+
+def seconds_to_multiply(dtype):
+    """The best of five timings of one small matrix product on this CPU, in seconds."""
+    matrix = torch.ones(192, 192, dtype=dtype)
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - start)
+    return best

@@ -1,0 +1,145 @@
+"""Write text with a trained network, a character at a time.
+
+    python sample.py --temperature=0.8                     from the newest checkpoint under out/
+    python sample.py --start "ROMEO:" --num_samples=5      five continuations of a prompt
+    python sample.py --start FILE:prompt.txt > poem.txt    the prompt from a file, the text to one
+
+The text goes to standard output, everything else to standard error. The same seed writes the same
+text. A temperature below 1 is careful, above 1 daring; 0 always takes the likeliest character.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config import Parser, UserError, run_main
+from model import load_checkpoint, network_from, pick_device, pick_dtype
+from prepare_shakespeare import Tokenizer
+
+
+def read_options(arguments):
+    """The command line as a namespace; raises UserError where a value makes no sense."""
+    parser = Parser(prog="sample.py", description="Write text with a trained network.")
+    add = parser.add_argument
+    add("--out_dir", help="the run to sample from (default: the newest under out/)")
+    add("--checkpoint", help="the checkpoint file itself (default: ckpt.pt of that run)")
+    add("--start", help="the prompt, or FILE:path (default: a line end, as before a new speech)")
+    add("--num_samples", type=int, default=1, help="how many texts (default: 1)")
+    add("--max_new_tokens", type=int, default=500, help="characters in each (default: 500)")
+    add("--temperature", type=float, default=0.8, help="0: the likeliest always (default: 0.8)")
+    add("--top_k", type=int, help="draw from the k likeliest characters only (default: all)")
+    add("--top_p", type=float, help="draw from the likeliest that sum to p only (default: all)")
+    add("--seed", type=int, default=1337, help="another seed, another text (default: 1337)")
+    add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    add(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="of weights and arithmetic (default: auto, the fastest here)",
+    )
+    options = parser.parse_args(arguments)
+    for name, fit, wanted in (
+        ("num_samples", options.num_samples >= 1, "at least 1"),
+        ("max_new_tokens", options.max_new_tokens >= 1, "at least 1"),
+        ("temperature", 0 <= options.temperature < float("inf"), "0 or above"),
+        ("top_k", options.top_k is None or options.top_k >= 1, "at least 1"),
+        ("top_p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1"),
+        ("seed", 0 <= options.seed < 2**63, "0 or above"),
+    ):
+        if not fit:
+            raise UserError(f"--{name} must be {wanted}, not {getattr(options, name)}")
+    return options
+
+
+def find_checkpoint(options):
+    """The path of the checkpoint that the command line asks for; raises UserError."""
+    if options.checkpoint:
+        return Path(options.checkpoint)
+    if options.out_dir:
+        return Path(options.out_dir) / "ckpt.pt"
+    checkpoints = sorted(Path("out").glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
+        raise UserError(
+            "no checkpoint under out/: train one (python train.py config/shakespeare_cpu.py), or "
+            "name one with --out_dir or --checkpoint"
+        )
+    return checkpoints[-1]
+
+
+def read_prompt(start, tokenizer):
+    """(the prompt's text, its ids as a tensor (1, T)); raises UserError."""
+    prompt = start
+    if start is None:
+        prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
+    elif start.startswith("FILE:"):
+        path = start.removeprefix("FILE:")
+        try:
+            prompt = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--start: cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"--start: {path} is not UTF-8 text ({error.reason})") from error
+    if not prompt:
+        raise UserError("--start: the prompt is empty; leave --start out to begin a new speech")
+    try:
+        ids = tokenizer.encode(prompt)
+    except ValueError as error:
+        raise UserError(
+            f"--start: {error}; the network knows {tokenizer.vocab_size} characters: "
+            f"{tokenizer.vocab!r}"
+        ) from error
+    return prompt, torch.from_numpy(ids.astype(np.int64))[None]  # (T,) -> (1, T)
+
+
+def write(network, tokenizer, prompt, idx, options):
+    """Print the samples. One streams as it is written; several are generated as one batch."""
+    settings = {
+        "max_new_tokens": options.max_new_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "generator": torch.Generator(idx.device).manual_seed(options.seed),
+    }
+    shown = "" if options.start is None else prompt
+    if options.num_samples == 1:
+        print(shown, end="", flush=True)
+        for token in network.stream(idx, **settings):  # (1, 1)
+            print(tokenizer.decode(token[0].cpu()), end="", flush=True)
+        print()
+        return
+    samples = network.generate(idx.repeat(options.num_samples, 1), **settings)
+    for number, sample in enumerate(samples[:, idx.shape[1] :].cpu(), start=1):
+        print(f"--- sample {number} of {options.num_samples} ---", file=sys.stderr, flush=True)
+        print(shown + tokenizer.decode(sample), flush=True)
+
+
+def main(arguments):
+    options = read_options(arguments)
+    path = find_checkpoint(options)
+    checkpoint = load_checkpoint(path)
+    tokenizer = Tokenizer(checkpoint["vocab"])
+    prompt, idx = read_prompt(options.start, tokenizer)
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
+    network = network_from(checkpoint).to(device, dtype).eval()
+    loss = checkpoint["progress"]["best_val_loss"]
+    print(
+        f"{path}: validation loss {loss:.4f}, step {checkpoint['progress']['step']},",
+        end=" ",
+        file=sys.stderr,
+    )
+    print(f"trained on {checkpoint['source']}", file=sys.stderr, flush=True)
+
+    sys.stdout.reconfigure(encoding="utf-8")  # the vocabulary's characters, whatever the locale
+    started = time.monotonic()
+    write(network, tokenizer, prompt, idx.to(device), options)
+    seconds = time.monotonic() - started
+    tokens = options.num_samples * options.max_new_tokens
+    print(f"{tokens} characters, {tokens / seconds:,.0f} a second", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_main(main)
