@@ -17,5 +17,5 @@ beta2 = 0.99  # batches are small, so remember squared gradients for longer than
 weight_decay = 0.1
 
 # What one sees.
-eval_interval = 250
+eval_interval = 400
 eval_iters = 20  # batches in the estimate of the training loss; validation is always whole

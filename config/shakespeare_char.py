@@ -1,0 +1,21 @@
+"""nanoGPT's GPU setting: minutes on a GPU, hours on a laptop (try shakespeare_cpu.py there)."""
+
+# The network: 10.7 million parameters, ten for each character of the text.
+n_layer = 6
+n_head = 6  # heads of 64 numbers, the size that GPT-2 uses
+n_embd = 384
+block_size = 256  # context in characters: a speech or two
+dropout = 0.2  # the text is small for this network: without dropout it learns it by heart
+
+# The training: 16,384 characters a step, 82 million in all, so the text is seen 80 times.
+batch_size = 64  # out of memory? 16 here and gradient_accumulation_steps = 4 is the same run
+max_iters = 5000  # validation is at its best before the end, and ckpt.pt keeps that
+learning_rate = 1e-3  # small networks bear a high one; halve it if you double n_embd
+warmup_iters = 100
+min_lr = 1e-4  # a tenth of learning_rate, reached at max_iters
+beta2 = 0.99  # few tokens a step, so remember squared gradients for longer than usual (0.95)
+weight_decay = 0.1
+
+# What one sees.
+eval_interval = 250  # the best moment lies between two evaluations: do not set them far apart
+eval_iters = 20  # batches in the estimate of the training loss; validation is always whole

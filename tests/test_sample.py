@@ -1,0 +1,200 @@
+"""Sampling: what goes where, what the seed fixes, and what is refused."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from test_train import TINY
+
+import sample
+import train
+from config import UserError
+from model import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with out/run, trained a little; nothing in it changes during the tests."""
+    import prepare_shakespeare
+
+    folder = tmp_path_factory.mktemp("trained")
+    before = Path.cwd()
+    os.chdir(folder)
+    text = prepare_shakespeare.BUNDLED.read_text()[:12000]
+    Path("small.txt").write_text(text)
+    prepare_shakespeare.main(["--source", "small.txt", "--dataset", "small"])
+    train.main(TINY)
+    os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    """A folder with a copy of the run, and nothing else: no data is needed to sample."""
+    shutil.copytree(trained / "out", tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(capsys, *arguments):
+    capsys.readouterr()
+    sample.main(["--device=cpu", "--max_new_tokens=60", *arguments])
+    return capsys.readouterr().out
+
+
+def test_one_sample_goes_to_standard_output_and_the_rest_to_standard_error(here, capsys):
+    sample.main(["--max_new_tokens=60", "--start=KING"])
+    out, err = capsys.readouterr()
+    assert out.startswith("KING") and out.endswith("\n") and len(out) == 4 + 60 + 1
+    assert "validation loss" in err and "small.txt" in err
+
+
+def test_the_same_seed_writes_the_same_text(here, capsys):
+    first = written(capsys, "--seed=5")
+    assert written(capsys, "--seed=5") == first
+    assert written(capsys, "--seed=6") != first
+    assert written(capsys, "--temperature=0", "--seed=5") == written(capsys, "--temperature=0")
+
+
+def test_several_samples_are_separate_continuations_of_one_prompt(here, capsys):
+    texts = written(capsys, "--num_samples=3", "--start=QUEEN")
+    assert texts.count("QUEEN") >= 3
+    assert len(texts) == 3 * (5 + 60 + 1)
+
+
+def test_a_prompt_from_a_file_is_that_prompt(here, capsys):
+    Path("prompt.txt").write_text("My lord,\n")
+    from_file = written(capsys, "--start=FILE:prompt.txt")
+    assert from_file == written(capsys, "--start", "My lord,\n")
+
+
+def test_a_prompt_may_be_longer_than_the_context(here, capsys):
+    assert written(capsys, "--start", "a" * 100).startswith("a" * 100)
+
+
+def test_the_newest_checkpoint_is_taken_unless_one_is_named(here, capsys):
+    shutil.copytree("out/run", "out/older")
+    os.utime("out/older/ckpt.pt", (0, 0))
+    sample.main(["--max_new_tokens=1"])
+    assert "out/run/ckpt.pt" in capsys.readouterr().err
+    sample.main(["--max_new_tokens=1", "--out_dir=out/older"])
+    assert "out/older/ckpt.pt" in capsys.readouterr().err
+    sample.main(["--max_new_tokens=1", "--checkpoint=out/older/last.pt"])
+    assert "out/older/last.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature=-0.1"], "--temperature must be 0 or above, not -0.1"),
+        (["--temperature=nan"], "--temperature"),
+        (["--temperature=inf"], "--temperature"),
+        (["--top_p=0"], "--top_p must be above 0 and at most 1"),
+        (["--top_p=1.1"], "--top_p"),
+        (["--top_p=nan"], "--top_p"),
+        (["--top_k=0"], "--top_k must be at least 1"),
+        (["--num_samples=0"], "--num_samples"),
+        (["--max_new_tokens=0"], "--max_new_tokens"),
+        (["--seed=-1"], "--seed"),
+        (["--start="], "the prompt is empty"),
+        (["--start=na\u00efve"], "'\u00ef'"),
+        (["--start=FILE:nowhere.txt"], "cannot read nowhere.txt"),
+        (["--out_dir=nowhere"], "no checkpoint nowhere/ckpt.pt"),
+        (["--checkpoint=out"], "out"),
+        (["--device=nonsense"], "device 'nonsense'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(here, arguments, message):
+    with pytest.raises(UserError) as caught:
+        sample.main(arguments)
+    assert message in str(caught.value)
+
+
+def test_without_any_run_it_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="train one"):
+        sample.main([])
+
+
+def test_errors_are_one_line_and_the_exit_status_tells(here):
+    for arguments, status in ((["--temperature=-1"], 1), (["--temprature=1"], 2)):
+        ended = subprocess.run(
+            [sys.executable, ROOT / "sample.py", *arguments], capture_output=True, text=True
+        )
+        assert ended.returncode == status
+        assert ended.stdout == ""
+        assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+
+
+# --- checkpoints
+
+
+def refused(path):
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 5000, -1])
+def test_a_truncated_checkpoint_is_refused(here, length):
+    data = Path("out/run/ckpt.pt").read_bytes()
+    Path("cut.pt").write_bytes(data[:length])
+    refused(Path("cut.pt"))
+
+
+def test_a_flipped_bit_in_any_weight_is_refused(here):
+    path = Path("out/run/ckpt.pt")
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if "/data/" in member.filename]
+    assert len(members) > 10
+    for member in members:
+        damaged = bytearray(data)
+        # Behind the member's local header: 30 bytes, its name, and torch's padding.
+        name, extra = (
+            int.from_bytes(data[member.header_offset + i :][:2], "little") for i in (26, 28)
+        )
+        start = member.header_offset + 30 + name + extra
+        damaged[start + member.file_size // 2] ^= 4
+        Path("flipped.pt").write_bytes(damaged)
+        assert "wrong checksum" in refused(Path("flipped.pt"))
+
+
+class Attack:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+@pytest.mark.parametrize("foreign", ["nanoGPT", "newer", "list", "code", "text"])
+def test_a_foreign_checkpoint_is_refused_and_never_run(here, foreign):
+    path = Path("foreign.pt")
+    if foreign == "text":
+        path.write_text("not a checkpoint")
+    else:
+        torch.save(
+            {
+                "nanoGPT": {"model": {}, "model_args": {"n_layer": 4}, "iter_num": 7},
+                "newer": {**load_checkpoint("out/run/ckpt.pt"), "format": 99},
+                "list": [1, 2, 3],
+                "code": {"format": 1, "weights": Attack()},
+            }[foreign],
+            path,
+        )
+    message = refused(path)
+    assert not Path("pwned").exists()
+    if foreign == "newer":
+        assert "99" in message
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_writes_the_likeliest_text_that_the_cpu_writes(here, capsys):
+    options = ["--temperature=0", "--dtype=float32"]
+    on_cpu = written(capsys, *options)
+    assert written(capsys, *options, "--device=cuda") == on_cpu

@@ -1,0 +1,383 @@
+"""Training: the schedule, the optimizers, the data's order, evaluation, resuming, fine-tuning."""
+
+import csv
+import math
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import prepare_shakespeare
+import train
+from config import Config, UserError
+from model import GPT, GPTConfig, load_checkpoint, network_from
+
+TINY = [
+    "--dataset=small",
+    "--device=cpu",
+    "--n_layer=2",
+    "--n_head=2",
+    "--n_embd=16",
+    "--block_size=16",
+    "--batch_size=4",
+    "--max_iters=9",
+    "--warmup_iters=2",
+    "--eval_interval=3",
+    "--eval_iters=2",
+]
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def tiny_run(*changes):
+    config, _ = train.load([*TINY, *changes])
+    return train.Run(config, None)
+
+
+def log_rows(folder):
+    with open(Path(folder) / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- the learning rate
+
+
+def rates(**changes):
+    settings = {"learning_rate": 1.0, "min_lr": 0.1, "warmup_iters": 10, "max_iters": 110}
+    config = Config(**{**settings, **changes})
+    return [train.learning_rate_at(step, config) for step in range(130)]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_rate_warms_up_then_decays_to_its_minimum_and_stays(schedule):
+    rate = rates(lr_schedule=schedule)
+    assert rate[0] == pytest.approx(1 / 11)
+    assert np.diff(rate[:11]) == pytest.approx(1 / 11)
+    assert rate[10] == 1.0
+    assert rate[60] == pytest.approx(0.55)
+    assert (np.diff(rate[10:111]) < 0).all()
+    assert rate[110:] == pytest.approx([0.1] * 20)
+
+
+def test_cosine_is_nanogpts():
+    rate = rates(lr_decay_iters=90)
+    for step in range(10, 90):
+        ratio = (step - 10) / 80
+        assert rate[step] == pytest.approx(0.1 + 0.5 * (1 + math.cos(math.pi * ratio)) * 0.9)
+    assert rate[90:] == pytest.approx([0.1] * 40)
+
+
+def test_a_constant_rate_stays_and_no_warm_up_starts_at_the_peak():
+    assert rates(lr_schedule="constant")[10:] == [1.0] * 120
+    assert rates(warmup_iters=0)[0] == 1.0
+
+
+@pytest.mark.parametrize("warmup", [0, 5, 110, 200])
+def test_any_warm_up_gives_rates_between_zero_and_the_peak(warmup):
+    assert all(0 < rate <= 1 for rate in rates(warmup_iters=warmup, max_iters=110))
+
+
+def test_muons_rate_follows_in_proportion(workspace):
+    run = tiny_run("--optimizer=muon", "--learning_rate=0.01", "--muon_learning_rate=0.03")
+    for step in range(9):
+        rate = train.set_learning_rate(run.optimizers, step, run.config)
+        adamw, muon = (optimizer.param_groups[0]["lr"] for optimizer in run.optimizers)
+        assert adamw == rate
+        assert muon == pytest.approx(3 * rate)
+
+
+# --- the optimizers
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_each_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
+    network = GPT(GPTConfig(vocab_size=11, bias=True))
+    config = Config(optimizer=optimizer, weight_decay=0.3)
+    decays, kinds = {}, {}
+    for built in train.build_optimizers(network, config):
+        for group in built.param_groups:
+            for parameter in group["params"]:
+                assert parameter not in decays
+                decays[parameter] = group["weight_decay"]
+                kinds[parameter] = type(built).__name__
+    for name, parameter in network.named_parameters():
+        assert decays.pop(parameter) == (0.3 if parameter.dim() == 2 else 0.0), name
+        in_muon = optimizer == "muon" and name.startswith("blocks.") and parameter.dim() == 2
+        assert kinds[parameter] == ("Muon" if in_muon else "AdamW"), name
+    assert not decays
+
+
+def test_accumulated_batches_equal_one_large_batch(workspace):
+    weights, losses = [], []
+    for changes in (
+        ["--batch_size=12", "--gradient_accumulation_steps=1"],
+        ["--batch_size=4", "--gradient_accumulation_steps=3"],
+    ):
+        run = tiny_run(*changes)
+        losses.append(train.train_step(run, run.network, train.training_windows(run)).item())
+        weights.append(torch.cat([p.detach().flatten() for p in run.network.parameters()]))
+    torch.testing.assert_close(*weights, atol=1e-6, rtol=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_one_batch_can_be_learned_by_heart(workspace):
+    run = tiny_run("--learning_rate=1e-2", "--n_embd=32")
+    windows = train.training_windows(run)
+    for _ in range(150):
+        loss = train.train_step(run, run.network, windows)
+    assert loss.item() < 0.05
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_lowers_the_validation_loss(workspace, optimizer):
+    train.main([*TINY, "--max_iters=60", "--eval_interval=30", f"--optimizer={optimizer}"])
+    losses = [float(row["val_loss"]) for row in log_rows("out/run")]
+    assert losses[1] < losses[0] < math.log(65)
+
+
+def test_gradients_are_clipped_to_the_limit(workspace, monkeypatch):
+    run = tiny_run("--grad_clip=0.01")
+    norms = []
+    adamw = run.optimizers[0]
+    adamw.register_step_pre_hook(
+        lambda *_: norms.append(
+            torch.nn.utils.get_total_norm([p.grad for p in run.network.parameters()]).item()
+        )
+    )
+    train.train_step(run, run.network, train.training_windows(run))
+    assert norms == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(workspace):
+    run = tiny_run()
+    before = {name: w.clone() for name, w in run.network.state_dict().items()}
+    with torch.no_grad():
+        run.network.norm.weight.fill_(math.inf)
+    with pytest.raises(UserError, match="learning rate"):
+        train.train_step(run, run.network, train.training_windows(run))
+    for name, w in run.network.state_dict().items():
+        assert name == "norm.weight" or torch.equal(w, before[name]), name
+
+
+# --- the data
+
+
+def test_a_batch_follows_from_seed_and_step_alone(workspace):
+    def windows(step, *changes):
+        run = tiny_run(*changes)
+        run.progress.step = step
+        return train.training_windows(run)
+
+    assert torch.equal(windows(5), windows(5))
+    assert not torch.equal(windows(5), windows(6))
+    assert not torch.equal(windows(5), windows(5, "--seed=2"))
+    accumulated = windows(5, "--batch_size=2", "--gradient_accumulation_steps=2")
+    assert torch.equal(windows(5), accumulated)
+
+
+def test_windows_are_stretches_of_the_text_and_reach_its_end(workspace):
+    run = tiny_run()
+    text = np.fromfile("data/small/train.bin", dtype="<u2").astype(np.int64)
+    starts = np.array([0, 7, len(text) - 17])
+    for row, start in zip(run.data["train"].windows(starts, 17), starts, strict=True):
+        assert row.tolist() == text[start : start + 17].tolist()
+
+
+def test_training_draws_every_window_and_never_reads_past_the_end(workspace):
+    (workspace / "tiny.txt").write_text("abcdefghij" * 3)
+    prepare_shakespeare.main(["--source=tiny.txt", "--dataset=tiny", "--split=0.7,0.3"])
+    run = tiny_run("--dataset=tiny", "--block_size=16", "--batch_size=500")
+    seen = {tuple(row) for row in train.training_windows(run).tolist()}
+    assert len(seen) == 21 - 16
+
+
+def test_validation_covers_the_whole_split_once_whatever_the_pieces(workspace, monkeypatch):
+    run = tiny_run()
+    run.network.eval()
+    ids = torch.from_numpy(np.fromfile("data/small/val.bin", dtype="<u2").astype(np.int64))
+    total = 0.0
+    for start in range(0, len(ids) - 1, 16):
+        piece = ids[start : start + 17]
+        _, loss = run.network(piece[None, :-1], piece[None, 1:])
+        total += loss.item() * (len(piece) - 1)
+    starts = np.arange(0, len(ids) - 1, 16)
+    for eval_tokens in (16, 100, 10**6):
+        monkeypatch.setattr(train, "EVAL_TOKENS", eval_tokens)
+        assert train.mean_loss(run, "val", starts) == pytest.approx(total / (len(ids) - 1))
+
+
+def test_evaluation_uses_no_dropout_and_gives_the_same_digits_again(workspace):
+    run = tiny_run("--dropout=0.5")
+    starts = np.arange(0, len(run.data["val"]) - 1, 16)
+    assert train.mean_loss(run, "val", starts) == train.mean_loss(run, "val", starts)
+    assert run.network.training
+
+
+# --- the run
+
+
+def stop_at(monkeypatch, step, number=signal.SIGINT):
+    """Send this process a signal while it draws the batch of that step."""
+    draw = train.training_windows
+
+    def draw_and_signal(run):
+        if run.progress.step == step:
+            os.kill(os.getpid(), number)
+        return draw(run)
+
+    monkeypatch.setattr(train, "training_windows", draw_and_signal)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["--dropout=0.2"],
+        ["--optimizer=muon", "--gradient_accumulation_steps=2", "--position=rotary"],
+    ],
+)
+def test_a_run_stopped_and_resumed_twice_ends_with_the_same_bytes(workspace, monkeypatch, changes):
+    train.main([*TINY, *changes, "--out_dir=whole"])
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(SystemExit, match="130"):
+            train.main([*TINY, *changes, "--out_dir=parts"])
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, signal.SIGTERM)
+        with pytest.raises(SystemExit, match="143"):
+            train.main(["--out_dir=parts", "--init_from=resume"])
+    train.main(["--out_dir=parts", "--init_from=resume"])
+
+    for name in ("last.pt", "ckpt.pt"):
+        whole, parts = load_checkpoint(f"whole/{name}"), load_checkpoint(f"parts/{name}")
+        for key, value in whole["weights"].items():
+            assert value.numpy().tobytes() == parts["weights"][key].numpy().tobytes(), key
+    for a, b in zip(log_rows("whole"), log_rows("parts"), strict=True):
+        assert a.pop("seconds") and b.pop("seconds")
+        assert a == b
+
+
+def test_log_csv_tells_of_each_evaluation(workspace):
+    train.main(TINY)
+    rows = log_rows("out/run")
+    assert [int(row["step"]) for row in rows] == [3, 6, 9]
+    assert [int(row["tokens"]) for row in rows] == [3 * 64, 6 * 64, 9 * 64]
+    seconds = [float(row["seconds"]) for row in rows]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    config, _ = train.load(TINY)
+    assert float(rows[1]["learning_rate"]) == train.learning_rate_at(5, config)
+    checkpoint = load_checkpoint("out/run/ckpt.pt")
+    assert checkpoint["progress"]["best_val_loss"] == min(float(row["val_loss"]) for row in rows)
+    png = Path("out/run/loss.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+
+
+def test_ckpt_holds_the_best_weights_and_last_the_newest(workspace):
+    # A rate this high makes things worse once the warm-up is over.
+    train.main([*TINY, "--learning_rate=0.5", "--grad_clip=0", "--min_lr=0.5", "--max_iters=6"])
+    rows = log_rows("out/run")
+    losses = [float(row["val_loss"]) for row in rows]
+    best = losses.index(min(losses))
+    assert best < len(losses) - 1
+    run = tiny_run()
+    for name, wanted in (("ckpt.pt", losses[best]), ("last.pt", losses[-1])):
+        run.network = network_from(load_checkpoint(f"out/run/{name}"))
+        starts = np.arange(0, len(run.data["val"]) - 1, 16)
+        assert train.mean_loss(run, "val", starts) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_second_run_does_not_overwrite_the_first(workspace):
+    train.main(TINY)
+    before = Path("out/run/ckpt.pt").read_bytes()
+    with pytest.raises(UserError, match="already holds a run.*--overwrite"):
+        train.main(TINY)
+    assert Path("out/run/ckpt.pt").read_bytes() == before
+    train.main([*TINY, "--overwrite", "--seed=2"])
+    assert Path("out/run/ckpt.pt").read_bytes() != before
+
+
+def test_a_resume_takes_what_may_change_and_refuses_what_may_not(workspace, capsys):
+    train.main(TINY)
+    with pytest.raises(UserError, match="n_embd is 32 here but 16"):
+        train.main(["--init_from=resume", "--n_embd=32"])
+    capsys.readouterr()
+    train.main(["--init_from=resume", "--max_iters=12", "--learning_rate=5e-4"])
+    said = capsys.readouterr().out
+    assert "max_iters = 12 (was 9)" in said
+    assert "learning_rate = 0.0005 (was 0.001)" in said
+    assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 12
+
+
+def test_nothing_to_resume_names_the_runs_there_are(workspace):
+    train.main([*TINY, "--out_dir=out/first"])
+    with pytest.raises(UserError, match="out/first"):
+        train.main(["--init_from=resume"])
+
+
+def test_fine_tuning_goes_on_from_the_weights_with_its_own_schedule(workspace):
+    train.main(TINY)
+    start = load_checkpoint("out/run/ckpt.pt")["weights"]
+    train.main(
+        ["--init_from=out/run/ckpt.pt", "--dataset=small", "--out_dir=out/tuned"]
+        + ["--max_iters=2", "--learning_rate=1e-9", "--min_lr=0", "--eval_iters=1"]
+    )
+    tuned = load_checkpoint("out/tuned/ckpt.pt")
+    assert tuned["progress"]["step"] <= 2
+    assert tuned["network"]["n_embd"] == 16
+    for name, w in start.items():
+        torch.testing.assert_close(tuned["weights"][name], w, atol=1e-6, rtol=1e-6)
+
+
+def test_fine_tuning_names_the_characters_that_differ(workspace):
+    train.main(TINY)
+    (workspace / "other.txt").write_text("abc\u00e9" * 100)
+    prepare_shakespeare.main(["--source=other.txt", "--dataset=other"])
+    with pytest.raises(UserError, match="'\u00e9' only in the data.*'\\\\n'.*only in the check"):
+        train.main(["--init_from=out/run/ckpt.pt", "--dataset=other", "--out_dir=out/tuned"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--n_embd=10", "--n_head=4"], "no such network: n_embd must be a multiple of n_head"),
+        (["--block_size=100000"], "too few for block_size 100000"),
+        (["--dataset=nowhere"], "no data/nowhere/meta.json"),
+        (["--device=nonsense"], "device 'nonsense' cannot be used here"),
+        (["--init_from=nowhere.pt"], "no checkpoint nowhere.pt"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_first_step(workspace, change, message):
+    with pytest.raises(UserError, match=message):
+        train.main([*TINY, *change])
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("damage", ["short", "gone", "no meta", "bad meta"])
+def test_damaged_data_is_refused_by_name(workspace, damage):
+    train_bin, meta = workspace / "data/small/train.bin", workspace / "data/small/meta.json"
+    named = train_bin
+    if damage == "short":
+        train_bin.write_bytes(train_bin.read_bytes()[:-1])
+    elif damage == "gone":
+        train_bin.unlink()
+    else:
+        named = meta
+        meta.unlink() if damage == "no meta" else meta.write_text('{"vocab": "aa"}')
+    with pytest.raises(UserError, match=str(named.relative_to(workspace))):
+        train.main(TINY)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_as_the_cpu_does(workspace):
+    train.main([*TINY, "--dtype=float32", "--out_dir=cpu"])
+    train.main([*TINY, "--dtype=float32", "--device=cuda", "--compile=False", "--out_dir=gpu"])
+    for a, b in zip(log_rows("cpu"), log_rows("gpu"), strict=True):
+        assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), abs=1e-3)
