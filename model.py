@@ -10,9 +10,7 @@ DEPARTURES
 """
 
 import math
-import pickle
 import time
-import zipfile
 from dataclasses import dataclass
 
 import torch
@@ -343,47 +341,7 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
 
 
 # ---------------------------------------------------------------------------------------------
-# Checkpoints: a network in a file
-
-FORMAT = 1  # of a checkpoint; raised when an older program could not read a newer file
-
-
-def load_checkpoint(path):
-    """What train.py saved, as a dict of plain values and CPU tensors. Raises UserError.
-
-    Nothing in the file is executed (weights_only), and every byte of it is checked against the
-    checksums that the zip format carries, which torch.load itself does not look at.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise UserError(f"{path} is damaged: wrong checksum in {damaged}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"no checkpoint {path}; train.py makes one") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a checkpoint, or a part of one only ({error})") from error
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path} is not a checkpoint of this program ({reason})") from error
-    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
-        raise UserError(f"{path} is not a checkpoint of this program")
-    if checkpoint["format"] != FORMAT:
-        raise UserError(
-            f"{path} has checkpoint format {checkpoint['format']}, this program reads {FORMAT}: "
-            "use the version of the program that wrote it"
-        )
-    return checkpoint
-
-
-def network_from(checkpoint, **changes):
-    """The network of a checkpoint, weights and all, with `changes` to its GPTConfig."""
-    network = GPT(GPTConfig(**{**checkpoint["network"], **changes}))
-    network.load_state_dict(checkpoint["weights"])
-    return network
+# Where a network runs
 
 
 def pick_device(name="auto"):

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from checkpoint import load_checkpoint, network_from
 from config import Parser, UserError, run_main
-from model import load_checkpoint, network_from, pick_device, pick_dtype
+from model import pick_device, pick_dtype
 from prepare_shakespeare import Tokenizer
 
 

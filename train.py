@@ -10,29 +10,28 @@ Everything random in step i follows from (seed, i) alone, so a run that is stopp
 the same run.
 """
 
-import csv
-import io
 import math
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import plots
-from config import SETTINGS, UserError, load, replacing, run_main
-from model import (
-    FORMAT,
-    GPT,
-    GPTConfig,
-    load_checkpoint,
+from checkpoint import (
+    NETWORK_SETTINGS,
+    Progress,
     network_from,
-    pick_device,
-    pick_dtype,
+    save,
+    save_for_resume,
+    starting_point,
+    write_log,
 )
+from config import UserError, load, run_main
+from model import GPT, GPTConfig, pick_device, pick_dtype
 from prepare_shakespeare import Tokenizer, listed, open_dataset
 
 # ---------------------------------------------------------------------------------------------
@@ -218,54 +217,7 @@ def short_sample(run):
 
 
 # ---------------------------------------------------------------------------------------------
-# Where a run starts
-
-NETWORK_SETTINGS = {entry.name for entry in fields(GPTConfig)} & set(SETTINGS)
-SHAPE = NETWORK_SETTINGS - {"dropout", "attention"}  # these two may change from run to run
-
-
-@dataclass
-class Progress:
-    """What a run has behind it; with the weights and the optimizers, all that a resume needs."""
-
-    step: int = 0
-    best_val_loss: float = math.inf
-    seconds: float = 0.0  # of wall time, resumes summed
-    log: list = field(default_factory=list)  # rows of log.csv
-
-
-def starting_point(config, given):
-    """The checkpoint to start from, or None. Settings that were not `given` become its own."""
-    folder = Path(config.out_dir)
-    last = folder / "last.pt"
-    if config.init_from == "scratch":
-        if (last.exists() or (folder / "ckpt.pt").exists()) and not config.overwrite:
-            raise UserError(
-                f"{folder} already holds a run: --init_from=resume goes on with it, "
-                "--out_dir=out/NAME starts beside it, --overwrite replaces it"
-            )
-        return None
-    resume = config.init_from == "resume"
-    if resume and not last.exists():
-        others = [str(path.parent) for path in sorted(Path("out").glob("*/last.pt"))]
-        raise UserError(
-            f"nothing to resume: no {last}; "
-            + (f"--out_dir takes one of {', '.join(others)}" if others else "no run in out/ either")
-        )
-
-    path = last if resume else Path(config.init_from)
-    checkpoint = load_checkpoint(path)
-    for name, old in checkpoint["config"].items():
-        new = getattr(config, name, old)
-        if name in SHAPE and name in given and new != old:
-            raise UserError(
-                f"{name} is {new} here but {old} in {path}: a network's shape stays as it was made"
-            )
-        if name in SHAPE or (resume and name in SETTINGS and name not in given):
-            setattr(config, name, old)
-        elif resume and new != old and name not in ("init_from", "overwrite"):
-            show(f"changed since this run stopped: {name} = {new} (was {old})")
-    return checkpoint
+# What a run works with
 
 
 class Run:
@@ -326,48 +278,6 @@ def build_network(config, tokenizer, checkpoint):
 
 
 # ---------------------------------------------------------------------------------------------
-# What a run keeps
-
-LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
-
-
-def save(run, name, **more):
-    """Write a checkpoint into the run's folder: all that sampling from it needs, and `more`."""
-    checkpoint = {
-        "format": FORMAT,
-        "network": asdict(run.network.config),
-        "weights": run.network.state_dict(),
-        "vocab": run.tokenizer.vocab,
-        "source": run.meta["source"],
-        "sha256": run.meta["sha256"],
-        "config": asdict(run.config),
-        "progress": asdict(run.progress),
-        **more,
-    }
-    with replacing(run.folder / name) as file:
-        torch.save(checkpoint, file)
-
-
-def save_for_resume(run):
-    """Write last.pt: a checkpoint with the state of the optimizers."""
-    states = [optimizer.state_dict() for optimizer in run.optimizers]
-    save(run, "last.pt", optimizers=states, scaler=run.scaler.state_dict())
-
-
-def write_log(run):
-    """Write log.csv and loss.png, whole, from the rows that the run carries with it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(LOG_COLUMNS)
-    writer.writerows(run.progress.log)
-    with replacing(run.folder / "log.csv") as file:
-        file.write(text.getvalue().encode())
-    if plots.available():
-        with replacing(run.folder / "loss.png") as file:
-            plots.draw_loss(LOG_COLUMNS, run.progress.log, file)
-
-
-# ---------------------------------------------------------------------------------------------
 # What the person at the terminal sees
 
 
@@ -377,13 +287,6 @@ def show(line, passing=False):
         print(f"\r{line}\033[K", end="" if passing else "\n", flush=True)
     else:
         print(line, flush=True)
-
-
-def clock(seconds):
-    """83 -> '1:23', 4000 -> '1:06:40'."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def introduce(run):
@@ -410,7 +313,7 @@ def conclude(run, stop):
     if stop.signal:
         show(f"stopped after step {progress.step}, and saved; to go on:  {resume}")
         sys.exit(128 + stop.signal)
-    show(f"done: {progress.step} steps in {clock(progress.seconds)}")
+    show(f"done: {progress.step} steps in {timedelta(seconds=round(progress.seconds))}")
     show(f"best validation loss: {progress.best_val_loss:.4f}, in {run.folder / 'ckpt.pt'}")
     show(f"read what it writes:  python sample.py --out_dir={run.folder}")
 
@@ -489,7 +392,7 @@ def train(run, stop):
             speed = steps * tokens_a_step(config) / (now - log_time)
             show(
                 f"step {progress.step}/{config.max_iters} | loss {loss.item():.4f} | lr {rate:.1e} "
-                f"| {speed:,.0f} tokens/s | {clock(left)} left",
+                f"| {speed:,.0f} tokens/s | {timedelta(seconds=round(left))} left",
                 passing=True,
             )
             log_step, log_time = progress.step, now

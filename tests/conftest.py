@@ -1,12 +1,18 @@
 """What the tests share: the repository on the path, and a small dataset in an empty folder."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
+
+# The networks here are so small that sharing a product between threads costs more than it gains.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
 
 @pytest.fixture

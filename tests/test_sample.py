@@ -14,8 +14,8 @@ from test_train import TINY
 
 import sample
 import train
+from checkpoint import load_checkpoint
 from config import UserError
-from model import load_checkpoint
 
 
 @pytest.fixture(scope="module")

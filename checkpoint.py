@@ -1,0 +1,155 @@
+"""A run on disk: what is kept of it, and how it is found again.
+
+out/<run>/ckpt.pt   the weights with the lowest validation loss so far: what sample.py reads
+out/<run>/last.pt   the newest weights and the optimizers' state: what a resume reads
+out/<run>/log.csv   one row an evaluation
+out/<run>/loss.png  the same as a picture, where matplotlib is installed
+
+A checkpoint holds tensors and plain values only, its vocabulary and its settings among them: it
+is enough to sample from, on a machine without the data.
+"""
+
+import csv
+import io
+import math
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+
+import plots
+from config import SETTINGS, UserError, replacing
+from model import GPT, GPTConfig
+
+FORMAT = 1  # of a checkpoint; raised when an older program could not read a newer file
+LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
+NETWORK_SETTINGS = {entry.name for entry in fields(GPTConfig)} & set(SETTINGS)
+SHAPE = NETWORK_SETTINGS - {"dropout", "attention"}  # these two may change from run to run
+
+
+@dataclass
+class Progress:
+    """What a run has behind it; with the weights and the optimizers, all that a resume needs."""
+
+    step: int = 0
+    best_val_loss: float = math.inf
+    seconds: float = 0.0  # of wall time, resumes summed
+    log: list = field(default_factory=list)  # rows of log.csv
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading
+
+
+def load_checkpoint(path):
+    """What train.py saved, as a dict of plain values and CPU tensors. Raises UserError.
+
+    Nothing in the file is executed (weights_only), and every byte of it is checked against the
+    checksums that the zip format carries, which torch.load itself does not look at.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise UserError(f"{path} is damaged: wrong checksum in {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint {path}; train.py makes one") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is not a checkpoint, or a part of one only ({error})") from error
+    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"{path} is not a checkpoint of this program ({reason})") from error
+    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of this program")
+    if checkpoint["format"] != FORMAT:
+        raise UserError(
+            f"{path} has checkpoint format {checkpoint['format']}, this program reads {FORMAT}: "
+            "use the version of the program that wrote it"
+        )
+    return checkpoint
+
+
+def network_from(checkpoint, **changes):
+    """The network of a checkpoint, weights and all, with `changes` to its GPTConfig."""
+    network = GPT(GPTConfig(**{**checkpoint["network"], **changes}))
+    network.load_state_dict(checkpoint["weights"])
+    return network
+
+
+def starting_point(config, given):
+    """The checkpoint to start from, or None. Settings that were not `given` become its own."""
+    folder = Path(config.out_dir)
+    last = folder / "last.pt"
+    if config.init_from == "scratch":
+        if (last.exists() or (folder / "ckpt.pt").exists()) and not config.overwrite:
+            raise UserError(
+                f"{folder} already holds a run: --init_from=resume goes on with it, "
+                "--out_dir=out/NAME starts beside it, --overwrite replaces it"
+            )
+        return None
+    resume = config.init_from == "resume"
+    if resume and not last.exists():
+        others = [str(path.parent) for path in sorted(Path("out").glob("*/last.pt"))]
+        raise UserError(
+            f"nothing to resume: no {last}; "
+            + (f"--out_dir takes one of {', '.join(others)}" if others else "no run in out/ either")
+        )
+
+    path = last if resume else Path(config.init_from)
+    checkpoint = load_checkpoint(path)
+    for name, old in checkpoint["config"].items():
+        new = getattr(config, name, old)
+        if name in SHAPE and name in given and new != old:
+            raise UserError(
+                f"{name} is {new} here but {old} in {path}: a network's shape stays as it was made"
+            )
+        if name in SHAPE or (resume and name in SETTINGS and name not in given):
+            setattr(config, name, old)
+        elif resume and new != old and name not in ("init_from", "overwrite"):
+            print(f"changed since this run stopped: {name} = {new} (was {old})")
+    return checkpoint
+
+
+# ---------------------------------------------------------------------------------------------
+# Writing
+
+
+def save(run, name, **more):
+    """Write a checkpoint into the run's folder: all that sampling from it needs, and `more`."""
+    checkpoint = {
+        "format": FORMAT,
+        "network": asdict(run.network.config),
+        "weights": run.network.state_dict(),
+        "vocab": run.tokenizer.vocab,
+        "source": run.meta["source"],
+        "sha256": run.meta["sha256"],
+        "config": asdict(run.config),
+        "progress": asdict(run.progress),
+        **more,
+    }
+    with replacing(run.folder / name) as file:
+        torch.save(checkpoint, file)
+
+
+def save_for_resume(run):
+    """Write last.pt: a checkpoint with the state of the optimizers."""
+    states = [optimizer.state_dict() for optimizer in run.optimizers]
+    save(run, "last.pt", optimizers=states, scaler=run.scaler.state_dict())
+
+
+def write_log(run):
+    """Write log.csv and loss.png, whole, from the rows that the run carries with it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(LOG_COLUMNS)
+    writer.writerows(run.progress.log)
+    with replacing(run.folder / "log.csv") as file:
+        file.write(text.getvalue().encode())
+    if plots.available():
+        with replacing(run.folder / "loss.png") as file:
+            plots.draw_loss(LOG_COLUMNS, run.progress.log, file)

@@ -1,0 +1,580 @@
+"""config: what sets a run's settings, how mistakes are named, and how files are replaced."""
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import config
+
+ROOT = Path(config.__file__).parent.parent
+SHIPPED = sorted(path for path in ROOT.glob("config/*.py") if path.name != "__init__.py")
+SETTINGS = dataclasses.fields(config.Config)
+by_setting = pytest.mark.parametrize("entry", SETTINGS, ids=lambda entry: entry.name)
+
+fuzz = settings(max_examples=250, deadline=None, database=None)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("config").mkdir()
+    return tmp_path
+
+
+def recipe(text):
+    """The path of a recipe that holds `text`."""
+    content = text if isinstance(text, bytes) else text.encode()
+    Path("config/my.py").write_bytes(content)
+    return "config/my.py"
+
+
+def load(text, *arguments):
+    return config.load([recipe(text), *arguments])[0]
+
+
+def refusal(text):
+    with pytest.raises(config.UserError) as error:
+        load(text)
+    return str(error.value)
+
+
+def rejection(arguments):
+    """The one line that a wrong command line ends in."""
+    with contextlib.redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as stop:
+        config.load(arguments)
+    assert stop.value.code == 2
+    assert stderr.getvalue().startswith("error: ")
+    assert stderr.getvalue().count("\n") == 1
+    return stderr.getvalue()
+
+
+def assert_valid(found):
+    for entry in SETTINGS:
+        value, limits = getattr(found, entry.name), entry.metadata
+        assert type(value) is entry.type
+        assert entry.type is str or math.isfinite(value)
+        assert limits["choices"] is None or value in limits["choices"]
+        assert limits["low"] is None or value >= limits["low"]
+        assert limits["high"] is None or value <= limits["high"]
+        assert limits["below"] is None or value < limits["below"]
+
+
+# ---------------------------------------------------------------------------------------------
+# What sets a setting
+
+
+def test_the_recipe_beats_the_defaults_and_the_command_line_beats_the_recipe():
+    found = load("n_layer = 7\nn_head = 7", "--n_head=8")
+    assert (found.n_layer, found.n_head, found.n_embd) == (7, 8, config.Config.n_embd)
+
+
+@pytest.mark.parametrize("arguments", [["--max_iters=50"], ["--max_iters", "50"]])
+@pytest.mark.parametrize("recipe_first", [True, False])
+def test_a_value_follows_its_name_or_an_equals_sign(arguments, recipe_first):
+    path = [recipe("seed = 3")]
+    found, _ = config.load(path + arguments if recipe_first else arguments + path)
+    assert (found.max_iters, found.seed) == (50, 3)
+
+
+@pytest.mark.parametrize(
+    "argument, value",
+    [("--compile", True), ("--compile=True", True), ("--compile=false", False)],
+)
+def test_a_switch_without_a_value_is_on(argument, value):
+    assert load("compile = False", argument).compile is value
+
+
+@pytest.mark.parametrize("text, arguments", [("grad_clip = 2", []), ("", ["--grad_clip=2"])])
+def test_a_whole_number_will_do_for_a_number(text, arguments):
+    value = load(text, *arguments).grad_clip
+    assert (type(value), value) == (float, 2.0)
+
+
+def values(entry):
+    """Every kind of value that a setting takes."""
+    limits = entry.metadata
+    if limits["choices"]:
+        return st.sampled_from(limits["choices"])
+    if entry.type is bool:
+        return st.booleans()
+    if entry.type is int:
+        return st.integers(limits["low"], limits["high"] or 2**63 - 1)
+    if entry.type is float:
+        high = 2.0**62 if limits["below"] is None else limits["below"]
+        return st.floats(limits["low"], high, exclude_max=limits["below"] is not None)
+    return st.text(st.characters(codec="utf-8")).filter(str.isprintable)
+
+
+some_settings = st.fixed_dictionaries(
+    {}, optional={entry.name: values(entry) for entry in SETTINGS}
+)
+
+
+@fuzz
+@given(some_settings)
+def test_recipes_and_command_lines_give_the_values_that_they_name(chosen):
+    lines = load("\n".join(f"{name} = {value!r}" for name, value in chosen.items()))
+    words, _ = config.load([f"--{name}={value}" for name, value in chosen.items()])
+    for name, value in chosen.items():
+        if name != "out_dir" or value:
+            assert getattr(lines, name) == getattr(words, name) == value
+
+
+@fuzz
+@given(some_settings, some_settings)
+def test_the_names_given_are_those_of_the_recipe_and_the_command_line(in_recipe, in_words):
+    path = recipe("\n".join(f"{name} = {value!r}" for name, value in in_recipe.items()))
+    _, given_names = config.load([path, *(f"--{name}={it}" for name, it in in_words.items())])
+    assert given_names == {*in_recipe, *in_words}
+
+
+@pytest.mark.parametrize(
+    "arguments, out_dir",
+    [(["config/my.py"], "out/my"), ([], "out/run"), (["config/my.py", "--out_dir=here"], "here")],
+)
+def test_runs_go_to_a_folder_named_after_the_recipe(arguments, out_dir):
+    recipe("")
+    assert Path(config.load(arguments)[0].out_dir) == Path(out_dir)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_loads(path):
+    assert_valid(config.load([str(path)])[0])
+
+
+def test_docstrings_comments_and_empty_recipes_are_fine():
+    assert load('"""A docstring,\nin two lines."""\n\n# a comment\nseed = 5  # five\n').seed == 5
+    assert load("") == dataclasses.replace(config.Config(), out_dir=str(Path("out/my")))
+
+
+@by_setting
+def test_every_default_is_a_value_that_may_be_set(entry):
+    if entry.name != "out_dir":  # empty means: named after the recipe
+        assert getattr(load(f"{entry.name} = {entry.default!r}"), entry.name) == entry.default
+
+
+# ---------------------------------------------------------------------------------------------
+# Mistakes in recipes
+
+ONLY = "a recipe holds only lines of the form name = value"
+WRONG = {
+    "n_layers = 4": "unknown name 'n_layers' (did you mean 'n_layer'?)",
+    "Batch_Size = 4": "unknown name 'Batch_Size' (did you mean 'batch_size'?)",
+    "zzz = 4": "unknown name 'zzz'",
+    "__class__ = 4": "unknown name '__class__'",
+    "n_layer = '4'": "n_layer must be a whole number, not '4'",
+    "n_layer = 4.0": "n_layer must be a whole number, not 4.0",
+    "n_layer = True": "n_layer must be a whole number, not True",
+    "n_layer = None": "n_layer must be a whole number, not None",
+    "n_layer = [4]": "n_layer must be a whole number, not [4]",
+    "n_layer = 4j": "n_layer must be a whole number, not 4j",
+    "dropout = '0.1'": "dropout must be a number, not '0.1'",
+    "dropout = False": "dropout must be a number, not False",
+    "compile = 1": "compile must be True or False, not 1",
+    "compile = 'True'": "compile must be True or False, not 'True'",
+    "device = 0": "device must be a string, not 0",
+    "device = b'cpu'": "device must be a string, not b'cpu'",
+    "n_layer = 0": "n_layer must be at least 1, not 0",
+    "seed = -1": "seed must be at least 0, not -1",
+    "dropout = -0.1": "dropout must be at least 0.0, not -0.1",
+    "dropout = 1": "dropout must be below 1.0, not 1",
+    "beta2 = 1.0": "beta2 must be below 1.0, not 1.0",
+    "learning_rate = 1e999": "learning_rate must be finite and below 2**63, not inf",
+    "learning_rate = -1e999": "learning_rate must be finite and below 2**63, not -inf",
+    "learning_rate = nan": "learning_rate must be a number written out, no formula",
+    "learning_rate = float('nan')": "learning_rate must be a number written out, no formula",
+    "seed = 9223372036854775808": "seed must be finite and below 2**63, not 9223372036854775808",
+    "dtype = 'float64'": "dtype must be one of auto, float32, bfloat16, float16, not 'float64'",
+    "dtype = 'Float32'": "dtype must be one of auto, float32, bfloat16, float16, not 'Float32'",
+    "out_dir = 'a\\nb'": "out_dir must be printable, not 'a\\nb'",
+    "out_dir = 'a\\0b'": "out_dir must be printable, not 'a\\x00b'",
+    "out_dir = '\\ud800'": "out_dir must be printable, not '\\ud800'",
+    "n_embd = 4 * 32": "n_embd must be a whole number written out, no formula",
+    "n_embd = n_layer": "n_embd must be a whole number written out, no formula",
+    "n_embd = 0x7fff + 1j * 2": "n_embd must be a whole number written out, no formula",
+    "n_embd = int('4')": "n_embd must be a whole number written out, no formula",
+    "n_embd = 4 if True else 5": "n_embd must be a whole number written out, no formula",
+    "out_dir = f'{1}'": "out_dir must be a string written out, no formula",
+    "out_dir = 'a' + 'b'": "out_dir must be a string written out, no formula",
+    "out_dir = {**{}}": "out_dir must be a string written out, no formula",
+    "out_dir = {[]: 1}": "out_dir must be a string written out, no formula",
+    "import os": ONLY,
+    "from os import path": ONLY,
+    "print('hello')": ONLY,
+    "n_layer": ONLY,
+    "500": ONLY,
+    "...": ONLY,
+    "config.n_layer = 4": ONLY,
+    "n_layer[0] = 4": ONLY,
+    "n_layer, n_head = 4, 4": ONLY,
+    "(n_layer,) = (4,)": ONLY,
+    "[n_layer] = [4]": ONLY,
+    "*n_layer, = [4]": ONLY,
+    "n_layer = n_head = 4": ONLY,
+    "n_layer += 1": ONLY,
+    "n_layer: int = 4": ONLY,
+    "(n_layer := 4)": ONLY,
+    "del n_layer": ONLY,
+    "if True: n_layer = 4": ONLY,
+    "def f(): pass": ONLY,
+    "pass": ONLY,
+    "seed = 6": "seed is set a second time (first in line 1)",
+    "seed = 5": "seed is set a second time (first in line 1)",
+}
+
+
+@pytest.mark.parametrize("line, message", WRONG.items(), ids=WRONG)
+def test_a_mistake_is_named_with_file_and_line(line, message):
+    assert refusal(f"seed = 5\n\n{line}\nn_head = 4\n") == f"config/my.py, line 3: {message}"
+
+
+@pytest.mark.parametrize(
+    "line", ["n_layer = ", "n_layer == = 4", "n_layer 4", "  n_layer = 4", "'"]
+)
+def test_what_is_no_python_is_named_with_file_and_line(line):
+    assert refusal(f"seed = 5\n\n{line}\nn_head = 4\n").startswith("config/my.py, line 3: ")
+
+
+SIDE_EFFECTS = [
+    "__import__('os').system('touch pwned')",
+    "n_layer = __import__('os').system('touch pwned')",
+    "n_layer = open('pwned', 'w')",
+    "n_layer = [open('pwned', 'w') for _ in 'a']",
+    "n_layer = (lambda: open('pwned', 'w'))()",
+    "n_layer = {open('pwned', 'w'): 1}[0]",
+    "out_dir = f\"{open('pwned', 'w')}\"",
+    "def f(x=open('pwned', 'w')): pass",
+    "class C: open('pwned', 'w')",
+    "@open('pwned', 'w')\ndef f(): pass",
+    "assert open('pwned', 'w')",
+    "import pwned",
+]
+
+
+@pytest.mark.parametrize("text", SIDE_EFFECTS)
+def test_a_recipe_never_runs(text):
+    Path("pwned.py").write_text("open('pwned', 'w')")
+    refusal(text)
+    assert not Path("pwned").exists()
+
+
+NO_RECIPES = {
+    "a NUL byte": b"seed = 5\0\n",
+    "not UTF-8": b"out_dir = '\xe9'\n",
+    "UTF-16": "seed = 5\n".encode("utf-16"),
+    "an unknown encoding": b"# coding: nonsense\nseed = 5\n",
+    "no text encoding": b"# coding: hex\nseed = 5\n",
+    "parentheses": b"seed = " + b"(" * 100_000 + b"5" + b")" * 100_000,
+    "a list in a list": b"seed = " + b"[" * 90 + b"]" * 90,
+    "signs": b"seed = " + b"-" * 100_000 + b"5",
+    "a few signs": b"seed = " + b"-" * 900 + b"5",
+    "a sum": b"seed = 5" + b" + 5" * 100_000,
+    "a short sum": b"seed = 5" + b" + 5" * 900,
+    "310 digits": b"seed = 1" + b"0" * 310,
+    "5000 digits": b"seed = 1" + b"0" * 5000,
+    "hexadecimal digits": b"seed = 0x" + b"f" * 10_000,
+    "a negative one": b"seed = -1" + b"0" * 310,
+    "as a number": b"dropout = 1" + b"0" * 310,
+    "and an imaginary part": b"seed = 1" + b"0" * 310 + b" + 1j",
+}
+
+
+@pytest.mark.parametrize("content", NO_RECIPES.values(), ids=NO_RECIPES)
+def test_what_is_no_recipe_is_refused_by_name(content):
+    assert refusal(content).startswith("config/my.py")
+
+
+@pytest.mark.parametrize("path", ["config", "nope.py", "config/my.py/x", "", "x" * 5000, "a\0b"])
+def test_what_is_no_file_is_refused_by_name(path):
+    recipe("")
+    with pytest.raises(config.UserError) as error:
+        config.load([path])
+    assert str(Path(path)) in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------
+# Mistakes on the command line
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--n_layers=4"], "unknown argument '--n_layers' (did you mean '--n_layer'?)"),
+        (["--n_lay=4"], "unknown argument '--n_lay' (did you mean '--n_layer'?)"),
+        (["--zzz=4"], "unknown argument '--zzz';"),
+        (["-x"], "unknown argument '-x'"),
+        (["a.py", "b.py"], "unknown argument 'b.py'"),
+        (["--two\nlines"], "unknown argument '--two\\nlines'"),
+        (["--n_layer"], "--n_layer"),
+        (["--n_layer=four"], "n_layer must be a whole number, not 'four'"),
+        (["--n_layer=4.0"], "n_layer must be a whole number, not '4.0'"),
+        (["--n_layer="], "n_layer must be a whole number, not ''"),
+        (["--n_layer=0"], "n_layer must be at least 1, not 0"),
+        (["--n_layer", "-1"], "n_layer must be at least 1, not -1"),
+        (["--seed=9223372036854775808"], "seed must be finite and below 2**63"),
+        (["--seed=1" + "0" * 310], "seed must be"),
+        (["--seed=1" + "0" * 5000], "seed must be"),
+        (["--dropout=nan"], "dropout must be finite and below 2**63, not nan"),
+        (["--learning_rate=inf"], "learning_rate must be finite and below 2**63, not inf"),
+        (["--learning_rate=1e999"], "learning_rate must be finite and below 2**63, not inf"),
+        (["--dropout=1.0"], "dropout must be below 1.0, not 1.0"),
+        (["--compile=maybe"], "compile must be True or False, not 'maybe'"),
+        (["--compile=1"], "compile must be True or False, not '1'"),
+        (["--dtype=float64"], "dtype must be one of auto, float32, bfloat16, float16"),
+        (["--out_dir=a\nb"], "out_dir must be printable, not 'a\\nb'"),
+        (["--out_dir=\udcff"], "out_dir must be printable, not '\\udcff'"),
+    ],
+)
+def test_a_wrong_command_line_is_named_in_one_line_with_status_2(arguments, named):
+    assert named in rejection(arguments)
+
+
+@by_setting
+def test_help_tells_type_meaning_and_default_of(entry, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    with pytest.raises(SystemExit) as stop:
+        config.load(["--help"])
+    assert stop.value.code == 0
+    kind = "[bool]" if entry.type is bool else entry.type.__name__
+    line = f"--{entry.name} {kind} {entry.metadata['meaning']} (default: {entry.default!r})"
+    assert line in " ".join(capsys.readouterr().out.split())
+
+
+# ---------------------------------------------------------------------------------------------
+# Anything at all
+
+names = st.sampled_from([entry.name for entry in SETTINGS])
+literals = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**400), 10**400)
+    | st.floats()
+    | st.complex_numbers()
+    | st.text(st.characters(), max_size=20)
+    | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=3).map(lambda items: items or ()) | st.tuples(inner),
+    max_leaves=4,
+)
+snippets = st.sampled_from(
+    "= == := += ( ) [ ] { } , . ; : \n \n\t # ' \" ''' \\ * ** - ~ lambda await yield import for "
+    "async f' b' 0x 0b1 1e999 1_0 1j 0777 None ... @ \ufeff \u2028 \x00 \x0c \r".split(" ")
+)
+cuts = st.tuples(
+    st.floats(0, 1), st.integers(0, 30), snippets.map(str.encode) | st.binary(max_size=4)
+)
+
+
+@fuzz
+@given(path=st.sampled_from(SHIPPED), changes=st.lists(cuts, min_size=1, max_size=4))
+def test_a_mutilated_recipe_is_taken_or_refused(path, changes):
+    content = path.read_bytes()
+    for where, length, instead in changes:
+        start = int(where * len(content))
+        content = content[:start] + instead + content[start + length :]
+    with contextlib.suppress(config.UserError):
+        assert_valid(load(content))
+
+
+@fuzz
+@given(st.lists(st.tuples(names | st.text(max_size=8), literals | snippets), max_size=3))
+def test_a_recipe_of_any_names_and_values_is_taken_or_refused(pairs):
+    text = "\n".join(f"{name} = {value!r}" for name, value in pairs)
+    with contextlib.suppress(config.UserError):
+        assert_valid(load(text.encode("utf-8", "surrogatepass")))
+
+
+words = st.text(st.characters(), max_size=12)
+texts = literals.map(str) | words
+
+
+@fuzz
+@given(
+    st.lists(
+        st.builds("--{}={}".format, names | words, texts) | names.map("--{}".format) | words,
+        max_size=4,
+    )
+)
+def test_any_command_line_is_taken_or_rejected(arguments):
+    with (
+        contextlib.redirect_stderr(io.StringIO()) as stderr,
+        contextlib.suppress(config.UserError),
+    ):
+        try:
+            assert_valid(config.load(arguments)[0])
+        except SystemExit as stop:
+            assert stop.code == 2
+            assert stderr.getvalue().count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------
+# How programs end
+
+
+def run(code, *arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    environment.pop("PYTHONUNBUFFERED", None)
+    options = {"stdout": subprocess.PIPE, **options}
+    return subprocess.run(
+        [sys.executable, "-c", f"import config, sys\n{code}", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        env=environment,
+        **options,
+    )
+
+
+def test_a_mistake_in_a_recipe_ends_in_one_line_and_status_1():
+    result = run("config.run_main(config.load)", recipe("\n" * 6 + "n_layers = 4\n"))
+    assert (result.returncode, result.stdout, result.stderr) == (
+        1,
+        "",
+        "error: config/my.py, line 7: unknown name 'n_layers' (did you mean 'n_layer'?)\n",
+    )
+
+
+def test_a_wrong_command_line_ends_in_one_line_and_status_2():
+    result = run("config.run_main(config.load)", "--n_layers=4")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: unknown argument '--n_layers'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_error_of_many_lines_is_told_in_one():
+    def main(_):
+        raise config.UserError("first\n  second\r\nthird")
+
+    with pytest.raises(SystemExit, match="^error: first second third$"):
+        config.run_main(main)
+
+
+def test_ctrl_c_ends_quietly_with_status_130():
+    result = run("def main(_):\n raise KeyboardInterrupt\nconfig.run_main(main)")
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["a little", "much"])
+def test_a_reader_that_has_had_enough_is_no_error(lines):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = run(f"config.run_main(lambda _: print('hello\\n' * {lines}))", stdout=writer)
+    finally:
+        os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["a little", "much"])
+def test_output_to_a_full_disk_ends_in_one_line(lines):
+    with open("/dev/full", "w") as full:
+        result = run(f"config.run_main(lambda _: print('hello\\n' * {lines}))", stdout=full)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------
+# Replacing a file
+
+
+def replace(content=b"new"):
+    with config.replacing("file") as file:
+        file.write(content)
+
+
+def contents():
+    return {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+
+
+@pytest.fixture(params=[{}, {"file": b"old"}], ids=["no file before", "a file before"])
+def before(request):
+    for name, content in request.param.items():
+        Path(name).write_bytes(content)
+    return request.param
+
+
+def test_a_finished_block_replaces_the_file(before):
+    replace()
+    assert contents() == {"file": b"new"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, config.UserError])
+def test_an_exception_in_the_block_passes_and_changes_nothing(before, error):
+    with pytest.raises(error), config.replacing("file") as file:
+        file.write(b"new")
+        raise error
+    assert contents() == before
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_a_failing_step_is_named_and_changes_nothing(before, step, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(config.os, step, fail)
+    with pytest.raises(config.UserError, match="cannot write file: No space left on device"):
+        replace()
+    assert contents() == before
+
+
+def test_a_full_disk_is_named_and_changes_nothing(before):
+    result = run(
+        "import resource\n"
+        "def main(_):\n"
+        "    with config.replacing('file') as file:\n"
+        "        file.write(bytes(100_000))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "config.run_main(main)"
+    )
+    assert (result.returncode, result.stderr) == (1, "error: cannot write file: File too large\n")
+    assert contents() == before
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(before):
+    with config.replacing("file") as file:
+        file.write(b"new")
+        file.flush()
+        assert {name: content for name, content in contents().items() if name == "file"} == before
+
+
+def test_the_data_is_on_the_disk_before_the_name_changes(monkeypatch):
+    steps = []
+    for step in ("fsync", "replace"):
+        real = getattr(os, step)
+        monkeypatch.setattr(
+            config.os, step, lambda *args, step=step, real=real: (steps.append(step), real(*args))
+        )
+    replace()
+    assert steps[:2] == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("target", ["folder", "missing/file", "other/file"])
+def test_a_place_that_takes_no_file_is_named(target):
+    Path("folder").mkdir()
+    Path("other").write_bytes(b"old")
+    with pytest.raises(config.UserError, match=target), config.replacing(target) as file:
+        file.write(b"new")
+    assert contents() == {"other": b"old"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_permissions_follow_the_umask(before, umask):
+    earlier = os.umask(umask)
+    try:
+        replace()
+    finally:
+        left = os.umask(earlier)
+    assert stat.S_IMODE(Path("file").stat().st_mode) == 0o666 & ~umask
+    assert left == umask
