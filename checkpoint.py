@@ -24,6 +24,7 @@ from config import SETTINGS, UserError, replacing
 from model import GPT, GPTConfig
 
 FORMAT = 1  # of a checkpoint; raised when an older program could not read a newer file
+CONTENTS = {"network", "weights", "vocab", "source", "sha256", "config", "progress"}
 LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 NETWORK_SETTINGS = {entry.name for entry in fields(GPTConfig)} & set(SETTINGS)
 SHAPE = NETWORK_SETTINGS - {"dropout", "attention"}  # these two may change from run to run
@@ -61,8 +62,10 @@ def load_checkpoint(path):
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except zipfile.BadZipFile as error:
         raise UserError(f"{path} is not a checkpoint, or a part of one only ({error})") from error
-    except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:120]
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's file can go wrong in any way there is
+        reason = str(error).split("\n")[0][:120]
         raise UserError(f"{path} is not a checkpoint of this program ({reason})") from error
     if not isinstance(checkpoint, dict) or "format" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this program")
@@ -71,13 +74,20 @@ def load_checkpoint(path):
             f"{path} has checkpoint format {checkpoint['format']}, this program reads {FORMAT}: "
             "use the version of the program that wrote it"
         )
+    if not CONTENTS <= set(checkpoint):
+        missing = ", ".join(sorted(CONTENTS - set(checkpoint)))
+        raise UserError(f"{path} is not a checkpoint of this program: it lacks {missing}")
     return checkpoint
 
 
 def network_from(checkpoint, **changes):
     """The network of a checkpoint, weights and all, with `changes` to its GPTConfig."""
-    network = GPT(GPTConfig(**{**checkpoint["network"], **changes}))
-    network.load_state_dict(checkpoint["weights"])
+    try:
+        network = GPT(GPTConfig(**{**checkpoint["network"], **changes}))
+        network.load_state_dict(checkpoint["weights"])
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise UserError(f"the checkpoint's network and weights do not fit ({reason})") from error
     return network
 
 

@@ -36,6 +36,8 @@ BACKOFF = 1.0  # seconds before the second try, twice that before the third
 TIMEOUT = (10, 30)  # seconds to connect, and between two packets
 CHUNK = 1 << 22  # bytes read at a time: large enough to be fast, small enough for any machine
 
+META = {"vocab": str, "source": str, "sha256": str, "characters": int, "tokens": dict}
+SPLITS = ["train", "val", "test"]  # the files' names, in the order of their shares
 CODE_POINTS = 0x110000  # how many code points Unicode has
 LARGEST_VOCABULARY = 65535  # ids are uint16, and the last one is kept to mean "no such character"
 NO_ID = 65535
@@ -90,12 +92,12 @@ def load_meta(dataset):
     path = path if path.suffix == ".json" else path / "meta.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
+        for name, kind in META.items():
+            if type(meta[name]) is not kind:
+                raise TypeError(f"{name} should be of type {kind.__name__}")
+        if not all(type(meta["tokens"][name]) is int for name in ("train", "val")):
+            raise TypeError("tokens should be whole numbers")
         Tokenizer(meta["vocab"])
-        fit = {"source", "sha256", "characters"} <= set(meta) and {"train", "val"} <= set(
-            meta["tokens"]
-        )
-        if not fit:
-            raise ValueError("an entry is missing")
     except FileNotFoundError as error:
         raise UserError(f"no {path}; prepare_shakespeare.py --dataset NAME makes one") from error
     except OSError as error:
@@ -116,7 +118,8 @@ def open_dataset(dataset, block_size):
     folder = Path("data") / dataset
     meta = load_meta(folder)
     splits = {}
-    for name, tokens in meta["tokens"].items():
+    for name in SPLITS[: len(meta["tokens"])]:
+        tokens = meta["tokens"][name]
         path = folder / f"{name}.bin"
         size = path.stat().st_size if path.exists() else 0
         if size != 2 * tokens:
@@ -298,9 +301,8 @@ def install(scratch, folder, names):
     that is plainly unfinished, never one that mixes two texts.
     """
     (folder / "meta.json").unlink(missing_ok=True)
-    for split in ("train", "val", "test"):
-        if split not in names:
-            (folder / f"{split}.bin").unlink(missing_ok=True)
+    for name in set(SPLITS) - set(names):
+        (folder / f"{name}.bin").unlink(missing_ok=True)
     for name in ["input.txt", *(f"{name}.bin" for name in names), "meta.json"]:
         with open(scratch / name, "rb") as file:
             os.fsync(file.fileno())
@@ -311,7 +313,7 @@ def install(scratch, folder, names):
 def prepare(source, dataset, shares, vocab=None):
     """Make data/<dataset>/ from a source (None: Tiny Shakespeare). Returns meta.json's content."""
     folder = Path("data") / dataset
-    names = ["train", "val", "test"][: len(shares)]
+    names = SPLITS[: len(shares)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as scratch:

@@ -94,13 +94,56 @@ def learning_rate_at(step, config):
     return config.min_lr + share * (config.learning_rate - config.min_lr)
 
 
-def build_optimizers(network, config):
+class Muon(torch.optim.Muon):
+    """Momentum whose every update is turned into the nearest orthogonal matrix: it moves all
+    directions of a matrix alike, where AdamW moves mostly the few that dominate its gradients.
+
+    torch's own step computes in bfloat16 whatever the machine, which a CPU without bfloat16
+    instructions emulates: 1.0 s a step for config/shakespeare_cpu.py, not 0.1. This one computes
+    in `dtype`. Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+    """
+
+    def __init__(self, parameters, dtype, **options):
+        super().__init__(parameters, **options)
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state, gradient = self.state[parameter], parameter.grad
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(gradient)
+                momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+                update = gradient.lerp(momentum, group["momentum"])  # Nesterov's look ahead
+                update = nearly_orthogonal(update.to(self.dtype), group["ns_steps"])
+                rows, columns = parameter.shape
+                rate = group["lr"] * math.sqrt(max(1, rows / columns))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.to(parameter.dtype), alpha=-rate)
+
+
+def nearly_orthogonal(matrix, steps):
+    """The matrix (rows, columns) with all its singular values moved close to 1.
+
+    Each step applies a polynomial to them (Newton and Schulz's method); its coefficients, Jordan's,
+    favour speed over precision: the values end between about 0.7 and 1.2.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return nearly_orthogonal(matrix.T, steps).T
+    x = matrix / (matrix.norm() + 1e-7)
+    for _ in range(steps):
+        square = x @ x.T  # (rows, columns) -> (rows, rows)
+        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x  # (rows, columns)
+    return x
+
+
+def build_optimizers(network, config, dtype):
     """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest.
 
     Matrices (and embeddings) decay towards zero, biases and the gains of norms do not: a gain
-    pulled to zero would switch its part off (the rule of GPT-3 and nanoGPT). AdamW: Loshchilov
-    and Hutter 2017, https://arxiv.org/abs/1711.05101. Muon: Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon/.
+    pulled to zero would switch its part off (the rule of GPT-3 and nanoGPT).
+    AdamW: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
     """
     parameters = network.named_parameters()
     inside, outside, vectors = [], [], []
@@ -120,8 +163,8 @@ def build_optimizers(network, config):
     betas = (config.beta1, config.beta2)
     optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
     if muon:
-        rate = config.muon_learning_rate
-        optimizers.append(torch.optim.Muon(inside, lr=rate, weight_decay=config.weight_decay))
+        rate, decay = config.muon_learning_rate, config.weight_decay
+        optimizers.append(Muon(inside, dtype, lr=rate, weight_decay=decay))
     return optimizers
 
 
@@ -131,7 +174,7 @@ def set_learning_rate(optimizers, step, config):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
-            if isinstance(optimizer, torch.optim.Muon):
+            if isinstance(optimizer, Muon):
                 group["lr"] = rate / config.learning_rate * config.muon_learning_rate
     return rate
 
@@ -237,7 +280,7 @@ class Run:
 
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.tokenizer, checkpoint).to(self.device)
-        self.optimizers = build_optimizers(self.network, config)
+        self.optimizers = build_optimizers(self.network, config, self.dtype)
         # Scales losses up so that float16 gradients do not vanish; idle for the other dtypes.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
@@ -376,6 +419,8 @@ def train(run, stop):
     config, progress = run.config, run.progress
     compiled = config.compile and run.device.type == "cuda"
     forward = torch.compile(run.network) if compiled else run.network
+    if config.init_from not in ("scratch", "resume"):
+        evaluate(run, rate=0.0)  # fine-tuning: what the network makes of the text as it comes
     started = time.monotonic() - progress.seconds
     log_step, log_time = progress.step, time.monotonic()
     while progress.step < config.max_iters and not stop.signal:
@@ -410,7 +455,15 @@ def main(arguments):
     run.folder.mkdir(parents=True, exist_ok=True)
     introduce(run)
     stop = StopRequest()
-    train(run, stop)
+    try:
+        train(run, stop)
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        raise UserError(
+            f"{run.device} has not enough memory for this run: halve batch_size and double "
+            "gradient_accumulation_steps (the same run in smaller pieces), or shrink the network"
+        ) from error
     conclude(run, stop)
 
 

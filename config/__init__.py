@@ -110,7 +110,7 @@ class Config:
     dataset: str = setting("shakespeare_char", "folder under data/, made by prepare_shakespeare.py")
     init_from: str = setting("scratch", "scratch, resume, or a checkpoint's path (fine-tuning)")
     overwrite: bool = setting(False, "let a new run take the place of the one in out_dir")
-    seed: int = setting(1337, "of initialisation, batches and dropout", low=0)
+    seed: int = setting(1337, "of initialisation, batches and dropout", low=0, high=2**32)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps; auto: the fastest there is")
     dtype: str = setting(
         "auto",

@@ -21,7 +21,8 @@ SHIPPED = sorted(path for path in ROOT.glob("config/*.py") if path.name != "__in
 SETTINGS = dataclasses.fields(config.Config)
 by_setting = pytest.mark.parametrize("entry", SETTINGS, ids=lambda entry: entry.name)
 
-fuzz = settings(max_examples=250, deadline=None, database=None)
+fuzz = settings(max_examples=200, deadline=None, database=None)
+brief = settings(fuzz, max_examples=50)
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +121,7 @@ some_settings = st.fixed_dictionaries(
 )
 
 
-@fuzz
+@brief
 @given(some_settings)
 def test_recipes_and_command_lines_give_the_values_that_they_name(chosen):
     lines = load("\n".join(f"{name} = {value!r}" for name, value in chosen.items()))
@@ -130,7 +131,7 @@ def test_recipes_and_command_lines_give_the_values_that_they_name(chosen):
             assert getattr(lines, name) == getattr(words, name) == value
 
 
-@fuzz
+@brief
 @given(some_settings, some_settings)
 def test_the_names_given_are_those_of_the_recipe_and_the_command_line(in_recipe, in_words):
     path = recipe("\n".join(f"{name} = {value!r}" for name, value in in_recipe.items()))
@@ -186,6 +187,7 @@ WRONG = {
     "device = b'cpu'": "device must be a string, not b'cpu'",
     "n_layer = 0": "n_layer must be at least 1, not 0",
     "seed = -1": "seed must be at least 0, not -1",
+    "seed = 4294967297": "seed must be at most 4294967296, not 4294967297",
     "dropout = -0.1": "dropout must be at least 0.0, not -0.1",
     "dropout = 1": "dropout must be below 1.0, not 1",
     "beta2 = 1.0": "beta2 must be below 1.0, not 1.0",
@@ -228,21 +230,21 @@ WRONG = {
     "if True: n_layer = 4": ONLY,
     "def f(): pass": ONLY,
     "pass": ONLY,
-    "seed = 6": "seed is set a second time (first in line 1)",
-    "seed = 5": "seed is set a second time (first in line 1)",
+    "bias = False": "bias is set a second time (first in line 1)",
+    "bias = True": "bias is set a second time (first in line 1)",
 }
 
 
 @pytest.mark.parametrize("line, message", WRONG.items(), ids=WRONG)
 def test_a_mistake_is_named_with_file_and_line(line, message):
-    assert refusal(f"seed = 5\n\n{line}\nn_head = 4\n") == f"config/my.py, line 3: {message}"
+    assert refusal(f"bias = True\n\n{line}\nn_head = 4\n") == f"config/my.py, line 3: {message}"
 
 
 @pytest.mark.parametrize(
     "line", ["n_layer = ", "n_layer == = 4", "n_layer 4", "  n_layer = 4", "'"]
 )
 def test_what_is_no_python_is_named_with_file_and_line(line):
-    assert refusal(f"seed = 5\n\n{line}\nn_head = 4\n").startswith("config/my.py, line 3: ")
+    assert refusal(f"bias = True\n\n{line}\nn_head = 4\n").startswith("config/my.py, line 3: ")
 
 
 SIDE_EFFECTS = [
@@ -294,12 +296,12 @@ def test_what_is_no_recipe_is_refused_by_name(content):
     assert refusal(content).startswith("config/my.py")
 
 
-@pytest.mark.parametrize("path", ["config", "nope.py", "config/my.py/x", "", "x" * 5000, "a\0b"])
+@pytest.mark.parametrize("path", ["config", "nope.py", "config/my.py/x", "", "x" * 5000])
 def test_what_is_no_file_is_refused_by_name(path):
     recipe("")
     with pytest.raises(config.UserError) as error:
         config.load([path])
-    assert str(Path(path)) in str(error.value)
+    assert str(error.value).startswith(f"cannot read the recipe {path}: ")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -353,22 +355,23 @@ def test_help_tells_type_meaning_and_default_of(entry, capsys, monkeypatch):
 # ---------------------------------------------------------------------------------------------
 # Anything at all
 
-names = st.sampled_from([entry.name for entry in SETTINGS])
+NAMES = [entry.name for entry in SETTINGS]
+names = st.sampled_from([*NAMES, "n_layers", "a.b", "a, b", "1", "class", "é", ""])
 literals = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(-(10**400), 10**400)
+    | st.integers()
+    | st.sampled_from([2**63, -(2**63), 10**310, -(10**310)])
     | st.floats()
     | st.complex_numbers()
     | st.text(st.characters(), max_size=20)
     | st.binary(max_size=20),
-    lambda inner: st.lists(inner, max_size=3).map(lambda items: items or ()) | st.tuples(inner),
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner) | st.sets(st.integers()),
     max_leaves=4,
 )
-snippets = st.sampled_from(
-    "= == := += ( ) [ ] { } , . ; : \n \n\t # ' \" ''' \\ * ** - ~ lambda await yield import for "
-    "async f' b' 0x 0b1 1e999 1_0 1j 0777 None ... @ \ufeff \u2028 \x00 \x0c \r".split(" ")
-)
+SNIPPETS = r"""= == := += ( ) [ ] { } , . ; : # ' " ''' \ * ** - ~ @ ... f' b' 0x 0b1 1e999 1_0 1j
+0777 lambda await yield import for async None"""
+snippets = st.sampled_from([*SNIPPETS.split(), *"\n\t\r\x0c\0\ufeff\u2028"])
 cuts = st.tuples(
     st.floats(0, 1), st.integers(0, 30), snippets.map(str.encode) | st.binary(max_size=4)
 )
@@ -386,7 +389,7 @@ def test_a_mutilated_recipe_is_taken_or_refused(path, changes):
 
 
 @fuzz
-@given(st.lists(st.tuples(names | st.text(max_size=8), literals | snippets), max_size=3))
+@given(st.lists(st.tuples(names, literals), min_size=1, max_size=2))
 def test_a_recipe_of_any_names_and_values_is_taken_or_refused(pairs):
     text = "\n".join(f"{name} = {value!r}" for name, value in pairs)
     with contextlib.suppress(config.UserError):
@@ -464,22 +467,25 @@ def test_ctrl_c_ends_quietly_with_status_130():
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("lines", [1, 100_000], ids=["a little", "much"])
-def test_a_reader_that_has_had_enough_is_no_error(lines):
+LITTLE, MUCH = "lambda _: print('hello')", "lambda _: print('hello' * 100_000)"
+
+
+@pytest.mark.parametrize("main", [LITTLE, MUCH, "lambda _: config.load(['--help'])"])
+def test_a_reader_that_has_had_enough_is_no_error(main):
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        result = run(f"config.run_main(lambda _: print('hello\\n' * {lines}))", stdout=writer)
+        result = run(f"config.run_main({main})", stdout=writer)
     finally:
         os.close(writer)
     assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("lines", [1, 100_000], ids=["a little", "much"])
-def test_output_to_a_full_disk_ends_in_one_line(lines):
+@pytest.mark.parametrize("main", [LITTLE, MUCH])
+def test_output_to_a_full_disk_ends_in_one_line(main):
     with open("/dev/full", "w") as full:
-        result = run(f"config.run_main(lambda _: print('hello\\n' * {lines}))", stdout=full)
+        result = run(f"config.run_main({main})", stdout=full)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1

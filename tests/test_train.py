@@ -104,7 +104,7 @@ def test_each_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
     network = GPT(GPTConfig(vocab_size=11, bias=True))
     config = Config(optimizer=optimizer, weight_decay=0.3)
     decays, kinds = {}, {}
-    for built in train.build_optimizers(network, config):
+    for built in train.build_optimizers(network, config, torch.float32):
         for group in built.param_groups:
             for parameter in group["params"]:
                 assert parameter not in decays
@@ -115,6 +115,22 @@ def test_each_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
         in_muon = optimizer == "muon" and name.startswith("blocks.") and parameter.dim() == 2
         assert kinds[parameter] == ("Muon" if in_muon else "AdamW"), name
     assert not decays
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (48, 12), (12, 48)])
+def test_muon_is_torchs_muon_in_another_precision(shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(6, *shape)
+    ends = []
+    for kind, dtype in ((train.Muon, [torch.float32]), (torch.optim.Muon, [])):
+        parameter = torch.nn.Parameter(start.clone())
+        optimizer = kind([parameter], *dtype, lr=0.02, weight_decay=0.1)
+        for gradient in gradients:
+            parameter.grad = gradient
+            optimizer.step()
+        ends.append(parameter.detach() - start)
+    assert ends[1].norm() > 0.3
+    assert (ends[0] - ends[1]).norm() < 0.02 * ends[1].norm()  # bfloat16 has 8 bits
 
 
 def test_accumulated_batches_equal_one_large_batch(workspace):
