@@ -12,12 +12,17 @@ is enough to sample from, on a machine without the data.
 import csv
 import io
 import math
-import pickle
+import os
 import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, two runs into one folder are not noticed
+    fcntl = None
 
 import plots
 from config import SETTINGS, UserError, replacing
@@ -74,8 +79,8 @@ def load_checkpoint(path):
             f"{path} has checkpoint format {checkpoint['format']}, this program reads {FORMAT}: "
             "use the version of the program that wrote it"
         )
-    if not CONTENTS <= set(checkpoint):
-        missing = ", ".join(sorted(CONTENTS - set(checkpoint)))
+    missing = ", ".join(sorted(CONTENTS - set(checkpoint)))
+    if missing:
         raise UserError(f"{path} is not a checkpoint of this program: it lacks {missing}")
     return checkpoint
 
@@ -95,6 +100,8 @@ def starting_point(config, given):
     """The checkpoint to start from, or None. Settings that were not `given` become its own."""
     folder = Path(config.out_dir)
     last = folder / "last.pt"
+    if config.init_from == "auto":
+        config.init_from = "resume" if last.exists() else "scratch"
     if config.init_from == "scratch":
         if (last.exists() or (folder / "ckpt.pt").exists()) and not config.overwrite:
             raise UserError(
@@ -114,10 +121,9 @@ def starting_point(config, given):
     checkpoint = load_checkpoint(path)
     for name, old in checkpoint["config"].items():
         new = getattr(config, name, old)
-        if name in SHAPE and name in given and new != old:
-            raise UserError(
-                f"{name} is {new} here but {old} in {path}: a network's shape stays as it was made"
-            )
+        fixed = name in SHAPE or (resume and name == "optimizer")
+        if fixed and name in given and new != old:
+            raise UserError(f"{name} is {new} here but {old} in {path}, where it cannot change")
         if name in SHAPE or (resume and name in SETTINGS and name not in given):
             setattr(config, name, old)
         elif resume and new != old and name not in ("init_from", "overwrite"):
@@ -127,6 +133,34 @@ def starting_point(config, given):
 
 # ---------------------------------------------------------------------------------------------
 # Writing
+
+
+def claim(folder):
+    """Make the folder, and make it this process's own for as long as the returned file is open.
+
+    The system lets go of the lock when the process ends, however it ends. Raises UserError, with
+    the number of the process that has it, if another one does.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "a+")  # noqa: SIM115 (it stays open)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    try:
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        raise UserError(
+            f"process {lock.read().strip()} is training into {folder}; wait for it, or give this "
+            "run another --out_dir"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
+    return lock
 
 
 def save(run, name, **more):

@@ -10,7 +10,9 @@ Everything random in step i follows from (seed, i) alone, so a run that is stopp
 the same run.
 """
 
+import contextlib
 import math
+import os
 import signal
 import sys
 import time
@@ -20,18 +22,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import (
     NETWORK_SETTINGS,
     Progress,
+    claim,
     network_from,
     save,
     save_for_resume,
     starting_point,
     write_log,
 )
-from config import UserError, load, run_main
+from config import RANK, WORLD, UserError, load, run_main
 from model import GPT, GPTConfig, pick_device, pick_dtype
+from optimizer import build_optimizers, set_learning_rate
 from prepare_shakespeare import Tokenizer, listed, open_dataset
 
 # ---------------------------------------------------------------------------------------------
@@ -76,144 +82,40 @@ def training_windows(run):
 
 
 # ---------------------------------------------------------------------------------------------
-# Optimisation
-
-
-def learning_rate_at(step, config):
-    """The learning rate of a step: linear warm-up, then a decay to min_lr at lr_decay_iters."""
-    end = config.lr_decay_iters or config.max_iters
-    if step < config.warmup_iters:
-        return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
-    if config.lr_schedule == "constant":
-        return config.learning_rate
-    if step >= end:
-        return config.min_lr
-    share = (end - step) / (end - config.warmup_iters)  # what is left of the way: 1 to 0
-    if config.lr_schedule == "cosine":
-        share = (1 - math.cos(math.pi * share)) / 2
-    return config.min_lr + share * (config.learning_rate - config.min_lr)
-
-
-class Muon(torch.optim.Muon):
-    """Momentum whose every update is turned into the nearest orthogonal matrix: it moves all
-    directions of a matrix alike, where AdamW moves mostly the few that dominate its gradients.
-
-    torch's own step computes in bfloat16 whatever the machine, which a CPU without bfloat16
-    instructions emulates: 1.0 s a step for config/shakespeare_cpu.py, not 0.1. This one computes
-    in `dtype`. Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
-    """
-
-    def __init__(self, parameters, dtype, **options):
-        super().__init__(parameters, **options)
-        self.dtype = dtype
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                state, gradient = self.state[parameter], parameter.grad
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(gradient)
-                momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-                update = gradient.lerp(momentum, group["momentum"])  # Nesterov's look ahead
-                update = nearly_orthogonal(update.to(self.dtype), group["ns_steps"])
-                rows, columns = parameter.shape
-                rate = group["lr"] * math.sqrt(max(1, rows / columns))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.to(parameter.dtype), alpha=-rate)
-
-
-def nearly_orthogonal(matrix, steps):
-    """The matrix (rows, columns) with all its singular values moved close to 1.
-
-    Each step applies a polynomial to them (Newton and Schulz's method); its coefficients, Jordan's,
-    favour speed over precision: the values end between about 0.7 and 1.2.
-    """
-    if matrix.shape[0] > matrix.shape[1]:
-        return nearly_orthogonal(matrix.T, steps).T
-    x = matrix / (matrix.norm() + 1e-7)
-    for _ in range(steps):
-        square = x @ x.T  # (rows, columns) -> (rows, rows)
-        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x  # (rows, columns)
-    return x
-
-
-def build_optimizers(network, config, dtype):
-    """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest.
-
-    Matrices (and embeddings) decay towards zero, biases and the gains of norms do not: a gain
-    pulled to zero would switch its part off (the rule of GPT-3 and nanoGPT).
-    AdamW: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
-    """
-    parameters = network.named_parameters()
-    inside, outside, vectors = [], [], []
-    for name, parameter in parameters:
-        if parameter.dim() < 2:
-            vectors.append(parameter)
-        elif name.startswith("blocks."):
-            inside.append(parameter)
-        else:
-            outside.append(parameter)
-
-    muon = config.optimizer == "muon"
-    groups = [
-        {"params": outside if muon else inside + outside, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    betas = (config.beta1, config.beta2)
-    optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
-    if muon:
-        rate, decay = config.muon_learning_rate, config.weight_decay
-        optimizers.append(Muon(inside, dtype, lr=rate, weight_decay=decay))
-    return optimizers
-
-
-def set_learning_rate(optimizers, step, config):
-    """Give every optimizer its rate for a step; returns AdamW's. Muon's follows in proportion."""
-    rate = learning_rate_at(step, config)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-            if isinstance(optimizer, Muon):
-                group["lr"] = rate / config.learning_rate * config.muon_learning_rate
-    return rate
-
-
-def check_finite(run, number):
-    """Raise UserError if a loss or a gradient's norm (a tensor of one number) is inf or nan."""
-    if not math.isfinite(number.item()):
-        raise UserError(
-            f"step {run.progress.step}: the loss or its gradient is no longer a finite number; the "
-            f"usual cause is too high a learning rate (now {run.config.learning_rate}) or too "
-            f"short a warm-up; the last good checkpoint stays in {run.folder}"
-        )
+# One step
 
 
 def train_step(run, forward, windows):
     """One step of gradient descent on windows (batch_size * accumulation, block_size + 1).
 
-    Returns the mean loss in nats, as a tensor: reading it is what makes a GPU wait.
+    Of several processes, each takes its share of every part, and the gradients are averaged once.
+    Returns this process's mean loss in nats and the gradient's norm before clipping, as tensors:
+    reading them is what makes a GPU wait. If the norm is not finite the weights stay as they are.
     """
     config, scaler = run.config, run.scaler
     for optimizer in run.optimizers:
         optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for part in windows.split(config.batch_size):  # (batch_size, block_size + 1)
-        with run.autocast():
+    parts = windows.split(config.batch_size)  # (batch_size, block_size + 1) each
+    share = config.batch_size // WORLD
+    for number, part in enumerate(parts, start=1):
+        part = part[RANK * share : (RANK + 1) * share]  # (batch_size / WORLD, block_size + 1)
+        early = WORLD > 1 and number < len(parts)
+        with run.autocast(), forward.no_sync() if early else contextlib.nullcontext():
             _, loss = forward(part[:, :-1], part[:, 1:])
-        loss = loss / config.gradient_accumulation_steps
-        scaler.scale(loss).backward()
+            loss = loss / config.gradient_accumulation_steps
+            scaler.scale(loss).backward()
         total = total + loss.detach()
     for optimizer in run.optimizers:
         scaler.unscale_(optimizer)
     limit = config.grad_clip or math.inf
     norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), limit)
-    if run.device.type == "cpu" and not scaler.is_enabled():
-        check_finite(run, norm)  # for nothing on a CPU; a GPU would have to be waited for
     for optimizer in run.optimizers:
+        if not scaler.is_enabled():
+            optimizer.found_inf = (~norm.isfinite()).float()  # where a GradScaler puts it
         scaler.step(optimizer)
     scaler.update()
-    return total
+    return total, norm
 
 
 # ---------------------------------------------------------------------------------------------
@@ -223,28 +125,31 @@ EVAL_TOKENS = 4096  # in one forward pass of an evaluation: its numbers fit a CP
 SAMPLE_LENGTH = 100  # characters shown at an evaluation: two or three lines
 
 
-def evaluation_windows(tokens, starts, block_size):
-    """Yield windows (B, block_size + 1) from ascending `starts`; one cut short at the end."""
+def evaluation_pieces(tokens, starts, block_size):
+    """Yield (starts, length) of batches of windows; what the split's end cuts short comes last."""
     rows = max(1, EVAL_TOKENS // block_size)
     whole = starts[starts + block_size < len(tokens)]
     for i in range(0, len(whole), rows):
-        yield tokens.windows(whole[i : i + rows], block_size + 1)
+        yield whole[i : i + rows], block_size + 1
     for start in starts[len(whole) :]:
-        yield tokens.windows(np.array([start]), len(tokens) - start)
+        yield np.array([start]), len(tokens) - start
 
 
 @torch.no_grad()
 def mean_loss(run, split, starts):
     """The mean cross-entropy in nats a character over the windows from `starts`, dropout off."""
     run.network.eval()
-    losses, counts = [], []
-    for windows in evaluation_windows(run.data[split], starts, run.config.block_size):
+    pieces = list(evaluation_pieces(run.data[split], starts, run.config.block_size))
+    losses = torch.zeros(len(pieces), device=run.device)
+    for i in range(RANK, len(pieces), WORLD):  # each process measures its share of the pieces
+        windows = run.data[split].windows(*pieces[i])  # (B, block_size + 1)
         with run.autocast():
-            _, loss = run.network(windows[:, :-1], windows[:, 1:])
-        losses.append(loss)
-        counts.append(windows[:, 1:].numel())
+            _, losses[i] = run.network(windows[:, :-1], windows[:, 1:])
+    if WORLD > 1:
+        distributed.all_reduce(losses)
     run.network.train()
-    return float(np.average(torch.stack(losses).tolist(), weights=counts))
+    counts = [len(starts) * (length - 1) for starts, length in pieces]
+    return float(np.average(losses.tolist(), weights=counts))
 
 
 def short_sample(run):
@@ -266,16 +171,16 @@ def short_sample(run):
 class Run:
     """Everything that one run works with. Raises UserError where something does not fit."""
 
-    def __init__(self, config, checkpoint):
+    def __init__(self, config, checkpoint, device):
         self.config = config
         self.folder = Path(config.out_dir)
-        self.device = pick_device(config.device)
+        self.device = device
         # Of the matrix products. The weights are float32 always: small updates must not get lost.
         self.dtype = pick_dtype(config.dtype, self.device)
 
         self.meta, splits = open_dataset(config.dataset, config.block_size)
         self.tokenizer = Tokenizer(self.meta["vocab"])
-        check_vocabulary(self.meta["vocab"], checkpoint)
+        check_data(self.meta, config, checkpoint)
         self.data = {name: Tokens(ids, self.device) for name, ids in splits.items()}
 
         torch.manual_seed(config.seed)
@@ -296,17 +201,28 @@ class Run:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def check_vocabulary(vocab, checkpoint):
-    """Raise UserError unless the data's characters are the checkpoint's."""
-    if checkpoint is None or checkpoint["vocab"] == vocab:
-        return
-    surplus, missing = set(vocab) - set(checkpoint["vocab"]), set(checkpoint["vocab"]) - set(vocab)
-    raise UserError(
-        "the data's vocabulary is not the checkpoint's: "
-        f"{listed(surplus) or 'nothing'} only in the data, "
-        f"{listed(missing) or 'nothing'} only in the checkpoint; prepare the text again with "
-        "--vocab and the meta.json of the data that the checkpoint was trained on"
-    )
+def check_data(meta, config, checkpoint):
+    """Raise UserError unless the data fit the processes and the checkpoint."""
+    if config.batch_size % WORLD:
+        nearest = max(1, round(config.batch_size / WORLD)) * WORLD
+        raise UserError(
+            f"batch_size {config.batch_size} cannot be shared out evenly to {WORLD} processes; "
+            f"the nearest that can is {nearest}"
+        )
+    if checkpoint and checkpoint["vocab"] != meta["vocab"]:
+        data, known = set(meta["vocab"]), set(checkpoint["vocab"])
+        raise UserError(
+            "the data's vocabulary is not the checkpoint's: "
+            f"{listed(data - known) or 'nothing'} only in the data, "
+            f"{listed(known - data) or 'nothing'} only in the checkpoint; prepare the text again "
+            "with --vocab and the meta.json of the data that the checkpoint was trained on"
+        )
+    if config.init_from == "resume" and checkpoint["sha256"] != meta["sha256"]:
+        raise UserError(
+            f"data/{config.dataset} is not the text that this run began with; prepare that one "
+            f"again ({checkpoint['source']}), or train on the new one in a new run: "
+            f"--init_from={config.out_dir}/ckpt.pt --out_dir=out/NAME"
+        )
 
 
 def build_network(config, tokenizer, checkpoint):
@@ -326,6 +242,8 @@ def build_network(config, tokenizer, checkpoint):
 
 def show(line, passing=False):
     """Print a line; a `passing` one is overwritten by the next where that can be."""
+    if RANK:
+        return
     if sys.stdout.isatty():
         print(f"\r{line}\033[K", end="" if passing else "\n", flush=True)
     else:
@@ -365,7 +283,7 @@ class StopRequest:
     """Ctrl-C or SIGTERM: the step in hand is finished and saved. A second Ctrl-C stops at once."""
 
     def __init__(self):
-        self.signal = None
+        self.signal = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.receive)
 
@@ -373,6 +291,13 @@ class StopRequest:
         self.signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
         show("stopping after this step (Ctrl-C once more: at once)")
+
+    def agree(self, device):
+        """Let all processes know of a signal that any of them received."""
+        if WORLD > 1:
+            worst = torch.tensor(self.signal, device=device)
+            distributed.all_reduce(worst, distributed.ReduceOp.MAX)
+            self.signal = worst.item()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -398,15 +323,16 @@ def evaluate(run, rate):
         f"nats ({val_loss / math.log(2):.3f} bits per character, perplexity "
         f"{math.exp(val_loss):.2f}), {'the best' if best else 'not the best'} so far"
     )
-    for line in short_sample(run).splitlines():
+    for line in short_sample(run).splitlines() if RANK == 0 else []:
         show(f"    | {line}")
 
     tokens, seconds = progress.step * tokens_a_step(config), round(progress.seconds, 2)
     progress.log.append([progress.step, tokens, seconds, rate, train_loss, val_loss])
-    if best:
-        save(run, "ckpt.pt")
-    save_for_resume(run)
-    write_log(run)
+    if RANK == 0:
+        if best:
+            save(run, "ckpt.pt")
+        save_for_resume(run)
+        write_log(run)
 
 
 def tokens_a_step(config):
@@ -417,53 +343,100 @@ def tokens_a_step(config):
 def train(run, stop):
     """Train from where the run stands to max_iters, or to the step in which a stop is asked for."""
     config, progress = run.config, run.progress
-    compiled = config.compile and run.device.type == "cuda"
-    forward = torch.compile(run.network) if compiled else run.network
+    on_cpu = run.device.type == "cpu"
+    forward = DistributedDataParallel(run.network) if WORLD > 1 else run.network
+    if config.compile and run.device.type == "cuda":
+        forward = torch.compile(forward)
     if config.init_from not in ("scratch", "resume"):
         evaluate(run, rate=0.0)  # fine-tuning: what the network makes of the text as it comes
+
     started = time.monotonic() - progress.seconds
-    log_step, log_time = progress.step, time.monotonic()
+    log_step, log_time, worst_norm = progress.step, time.monotonic(), torch.tensor(0.0)
     while progress.step < config.max_iters and not stop.signal:
-        torch.manual_seed(config.seed + progress.step)  # dropout's randomness, like the batch's
+        # Dropout's randomness follows from the step, like the batch, and differs by process.
+        torch.manual_seed(config.seed + progress.step + RANK * config.max_iters)
         rate = set_learning_rate(run.optimizers, progress.step, config)
-        loss = train_step(run, forward, training_windows(run))
+        loss, norm = train_step(run, forward, training_windows(run))
         progress.step += 1
         progress.seconds = time.monotonic() - started
 
-        if progress.step % config.log_interval == 0 or progress.step == config.max_iters:
-            check_finite(run, loss)
+        last = progress.step == config.max_iters
+        log = last or progress.step % config.log_interval == 0
+        evaluation = last or progress.step % config.eval_interval == 0
+        checkpoint = config.checkpoint_interval and progress.step % config.checkpoint_interval == 0
+        # Looking at a number is for nothing on a CPU; a GPU has to be waited for.
+        worst_norm = torch.maximum(worst_norm.to(norm.device), norm)
+        if on_cpu or log or evaluation or checkpoint:
+            check_finite(run, worst_norm)
+            stop.agree(run.device)
+        if log:
             now, steps = time.monotonic(), progress.step - log_step
             left = (now - started) / progress.step * (config.max_iters - progress.step)
             speed = steps * tokens_a_step(config) / (now - log_time)
             show(
-                f"step {progress.step}/{config.max_iters} | loss {loss.item():.4f} | lr {rate:.1e} "
-                f"| {speed:,.0f} tokens/s | {timedelta(seconds=round(left))} left",
+                f"step {progress.step}/{config.max_iters} | loss {over_processes(loss):.4f} | "
+                f"lr {rate:.1e} | {speed:,.0f} tokens/s | {timedelta(seconds=round(left))} left",
                 passing=True,
             )
             log_step, log_time = progress.step, now
-        if progress.step % config.eval_interval == 0 or progress.step == config.max_iters:
+        if evaluation:
             evaluate(run, rate)
             log_step, log_time = progress.step, time.monotonic()
-    if stop.signal:
-        save_for_resume(run)
+        elif RANK == 0 and (checkpoint or stop.signal):
+            save_for_resume(run)
+
+
+def check_finite(run, norm):
+    """Raise UserError if a gradient's norm (a tensor of one number) is infinite or not a number."""
+    if not run.scaler.is_enabled() and not math.isfinite(norm.item()):
+        raise UserError(
+            f"step {run.progress.step}: the loss or its gradient is no longer a finite number; the "
+            f"usual cause is too high a learning rate (now {run.config.learning_rate}) or too "
+            f"short a warm-up; the last good checkpoint stays in {run.folder}"
+        )
+
+
+def over_processes(number):
+    """The mean of a tensor of one number over all processes, as a float."""
+    if WORLD > 1:
+        distributed.all_reduce(number)
+    return number.item() / WORLD
+
+
+def from_first_process(*things):
+    """What process 0 has, in every process: the others may stand at another disk."""
+    things = list(things)
+    if WORLD > 1:
+        distributed.broadcast_object_list(things)
+    return things
 
 
 def main(arguments):
     config, given = load(arguments)
-    checkpoint = starting_point(config, given)
-    run = Run(config, checkpoint)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    introduce(run)
-    stop = StopRequest()
-    try:
-        train(run, stop)
-    except RuntimeError as error:
-        if "memory" not in str(error):
-            raise
-        raise UserError(
-            f"{run.device} has not enough memory for this run: halve batch_size and double "
-            "gradient_accumulation_steps (the same run in smaller pieces), or shrink the network"
-        ) from error
+    device = pick_device(config.device)
+    if WORLD > 1:
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    checkpoint = starting_point(config, given) if RANK == 0 else None
+    config, checkpoint = from_first_process(config, checkpoint)
+    run = Run(config, checkpoint, device)
+    lock = claim(run.folder) if RANK == 0 else contextlib.nullcontext()
+    with lock:
+        introduce(run)
+        stop = StopRequest()
+        try:
+            train(run, stop)
+        except RuntimeError as error:
+            if "memory" not in str(error):
+                raise
+            raise UserError(
+                f"{run.device} has not enough memory: halve batch_size and double "
+                "gradient_accumulation_steps (the same run in smaller pieces), or shrink it"
+            ) from error
+    if WORLD > 1:
+        distributed.destroy_process_group()
     conclude(run, stop)
 
 

@@ -24,6 +24,11 @@ from pathlib import Path
 # How every program here fails, and how it writes
 
 
+# torchrun starts one process a GPU (or a part of the cores) and tells each its place.
+RANK = int(os.environ.get("RANK", 0))  # only process 0 writes and speaks
+WORLD = int(os.environ.get("WORLD_SIZE", 1))  # how many processes train together
+
+
 class UserError(Exception):
     """Something that only the person at the terminal can mend: what is wrong, where, what to do."""
 
@@ -36,7 +41,8 @@ def run_main(main):
     try:
         main(sys.argv[1:])
     except UserError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        # The processes of one run mostly fail together: one of them tells.
+        sys.exit(1 if RANK else f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `python sample.py | head`: the reader has what it wanted
@@ -108,7 +114,9 @@ class Config:
     # the run
     out_dir: str = setting("", "folder for the run's files; empty: out/ and the recipe's name")
     dataset: str = setting("shakespeare_char", "folder under data/, made by prepare_shakespeare.py")
-    init_from: str = setting("scratch", "scratch, resume, or a checkpoint's path (fine-tuning)")
+    init_from: str = setting(
+        "scratch", "scratch; resume; auto: resume if there is a run; or a checkpoint (fine-tuning)"
+    )
     overwrite: bool = setting(False, "let a new run take the place of the one in out_dir")
     seed: int = setting(1337, "of initialisation, batches and dropout", low=0, high=2**32)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps; auto: the fastest there is")
@@ -157,7 +165,10 @@ class Config:
     grad_clip: float = setting(1.0, "largest gradient norm; 0: no clipping", low=0.0)
 
     # what one sees
-    eval_interval: int = setting(250, "steps between evaluations (and checkpoints)", low=1)
+    eval_interval: int = setting(250, "steps between evaluations", low=1)
+    checkpoint_interval: int = setting(
+        0, "steps between checkpoints, besides those at evaluations; 0: none", low=0
+    )
     eval_iters: int = setting(20, "batches in the estimate of the training loss", low=1)
     log_interval: int = setting(10, "steps between progress lines", low=1)
 

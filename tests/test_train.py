@@ -15,6 +15,7 @@ import train
 from checkpoint import load_checkpoint, network_from
 from config import Config, UserError
 from model import GPT, GPTConfig
+from optimizer import Muon, build_optimizers, learning_rate_at, set_learning_rate
 
 TINY = [
     "--dataset=small",
@@ -41,7 +42,7 @@ def signals_as_they_were():
 
 def tiny_run(*changes):
     config, _ = train.load([*TINY, *changes])
-    return train.Run(config, None)
+    return train.Run(config, None, torch.device("cpu"))
 
 
 def log_rows(folder):
@@ -55,7 +56,7 @@ def log_rows(folder):
 def rates(**changes):
     settings = {"learning_rate": 1.0, "min_lr": 0.1, "warmup_iters": 10, "max_iters": 110}
     config = Config(**{**settings, **changes})
-    return [train.learning_rate_at(step, config) for step in range(130)]
+    return [learning_rate_at(step, config) for step in range(130)]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -90,7 +91,7 @@ def test_any_warm_up_gives_rates_between_zero_and_the_peak(warmup):
 def test_muons_rate_follows_in_proportion(workspace):
     run = tiny_run("--optimizer=muon", "--learning_rate=0.01", "--muon_learning_rate=0.03")
     for step in range(9):
-        rate = train.set_learning_rate(run.optimizers, step, run.config)
+        rate = set_learning_rate(run.optimizers, step, run.config)
         adamw, muon = (optimizer.param_groups[0]["lr"] for optimizer in run.optimizers)
         assert adamw == rate
         assert muon == pytest.approx(3 * rate)
@@ -104,7 +105,7 @@ def test_each_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
     network = GPT(GPTConfig(vocab_size=11, bias=True))
     config = Config(optimizer=optimizer, weight_decay=0.3)
     decays, kinds = {}, {}
-    for built in train.build_optimizers(network, config, torch.float32):
+    for built in build_optimizers(network, config, torch.float32):
         for group in built.param_groups:
             for parameter in group["params"]:
                 assert parameter not in decays
@@ -122,7 +123,7 @@ def test_muon_is_torchs_muon_in_another_precision(shape):
     torch.manual_seed(0)
     start, gradients = torch.randn(shape), torch.randn(6, *shape)
     ends = []
-    for kind, dtype in ((train.Muon, [torch.float32]), (torch.optim.Muon, [])):
+    for kind, dtype in ((Muon, [torch.float32]), (torch.optim.Muon, [])):
         parameter = torch.nn.Parameter(start.clone())
         optimizer = kind([parameter], *dtype, lr=0.02, weight_decay=0.1)
         for gradient in gradients:
@@ -140,7 +141,7 @@ def test_accumulated_batches_equal_one_large_batch(workspace):
         ["--batch_size=4", "--gradient_accumulation_steps=3"],
     ):
         run = tiny_run(*changes)
-        losses.append(train.train_step(run, run.network, train.training_windows(run)).item())
+        losses.append(train.train_step(run, run.network, train.training_windows(run))[0].item())
         gradients.append(torch.cat([p.grad.flatten() for p in run.network.parameters()]))
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -150,7 +151,7 @@ def test_one_batch_can_be_learned_by_heart(workspace):
     run = tiny_run("--learning_rate=1e-2", "--n_embd=32")
     windows = train.training_windows(run)
     for _ in range(150):
-        loss = train.train_step(run, run.network, windows)
+        loss, _ = train.train_step(run, run.network, windows)
     assert loss.item() < 0.05
 
 
@@ -174,13 +175,15 @@ def test_gradients_are_clipped_to_the_limit(workspace, monkeypatch):
     assert norms == [pytest.approx(0.01, rel=1e-3)]
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(workspace):
-    run = tiny_run()
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(workspace, optimizer):
+    run = tiny_run(f"--optimizer={optimizer}")
     before = {name: w.clone() for name, w in run.network.state_dict().items()}
     with torch.no_grad():
         run.network.norm.weight.fill_(math.inf)
+    _, norm = train.train_step(run, run.network, train.training_windows(run))
     with pytest.raises(UserError, match="learning rate"):
-        train.train_step(run, run.network, train.training_windows(run))
+        train.check_finite(run, norm)
     for name, w in run.network.state_dict().items():
         assert name == "norm.weight" or torch.equal(w, before[name]), name
 
@@ -290,7 +293,7 @@ def test_log_csv_tells_of_each_evaluation(workspace):
     seconds = [float(row["seconds"]) for row in rows]
     assert seconds == sorted(seconds) and seconds[0] > 0
     config, _ = train.load(TINY)
-    assert float(rows[1]["learning_rate"]) == train.learning_rate_at(5, config)
+    assert float(rows[1]["learning_rate"]) == learning_rate_at(5, config)
     checkpoint = load_checkpoint("out/run/ckpt.pt")
     assert checkpoint["progress"]["best_val_loss"] == min(float(row["val_loss"]) for row in rows)
     png = Path("out/run/loss.png").read_bytes()
