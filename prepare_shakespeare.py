@@ -12,6 +12,7 @@ stays the same however large it is.
 """
 
 import codecs
+import contextlib
 import hashlib
 import io
 import json
@@ -86,17 +87,17 @@ def listed(characters):
     return ", ".join(repr(character) for character in first) + (f" and {more} more" if more else "")
 
 
-def load_meta(dataset):
-    """meta.json of a folder of data (or of the path of that file) as a dict; UserError if unfit."""
-    path = Path(dataset)
-    path = path if path.suffix == ".json" else path / "meta.json"
+def load_meta(path):
+    """The content of a meta.json as a dict. Raises UserError if it is missing or damaged."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
         for name, kind in META.items():
             if type(meta[name]) is not kind:
                 raise TypeError(f"{name} should be of type {kind.__name__}")
-        if not all(type(meta["tokens"][name]) is int for name in ("train", "val")):
-            raise TypeError("tokens should be whole numbers")
+        if not {"train", "val"} <= set(meta["tokens"]) <= set(SPLITS):
+            raise TypeError("tokens should tell of train and val")
+        if not all(type(count) is int and count > 0 for count in meta["tokens"].values()):
+            raise TypeError("tokens should be whole numbers above 0")
         Tokenizer(meta["vocab"])
     except FileNotFoundError as error:
         raise UserError(f"no {path}; prepare_shakespeare.py --dataset NAME makes one") from error
@@ -116,11 +117,10 @@ def open_dataset(dataset, block_size):
     a file is missing, does not fit meta.json, or is too short for windows of block_size.
     """
     folder = Path("data") / dataset
-    meta = load_meta(folder)
+    meta = load_meta(folder / "meta.json")
     splits = {}
-    for name in SPLITS[: len(meta["tokens"])]:
-        tokens = meta["tokens"][name]
-        path = folder / f"{name}.bin"
+    for name in [name for name in SPLITS if name in meta["tokens"]]:
+        tokens, path = meta["tokens"][name], folder / f"{name}.bin"
         size = path.stat().st_size if path.exists() else 0
         if size != 2 * tokens:
             raise UserError(
@@ -162,7 +162,7 @@ def download(url, path, sha256=None):
                 break
         except requests.Timeout:
             problem = f"{url}: timed out"
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:  # ValueError: no such address
             problem = f"{url}: {root_cause(error)}"
         if attempt < TRIES:
             time.sleep(BACKOFF * 2 ** (attempt - 1))
@@ -185,27 +185,29 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
-def obtain(source, folder, scratch):
-    """Find the text. Returns (path, where it came from)."""
+def obtain(source, folder, text):
+    """Put the text into the file `text`, a copy of our own; returns where it came from."""
     if source is None:
-        return obtain_tiny_shakespeare(folder / "input.txt", scratch / "download")
+        return obtain_tiny_shakespeare(folder / "input.txt", text)
     if source.startswith(("http://", "https://")):
-        download(source, scratch / "download", SHA256 if source == URL else None)
-        return scratch / "download", source
-    if not Path(source).exists():
+        download(source, text, SHA256 if source == URL else None)
+    elif not Path(source).exists():
         raise UserError(f"--source {source}: no such file")
-    if not Path(source).is_file():
+    elif not Path(source).is_file():
         raise UserError(f"--source {source}: not a file")
-    return Path(source), source
+    else:
+        shutil.copyfile(source, text)
+    return source
 
 
-def obtain_tiny_shakespeare(copy, scratch):
+def obtain_tiny_shakespeare(copy, text):
     """Tiny Shakespeare: the copy that is there, else the download, else the bundled text."""
     if copy.is_file() and sha256_of(copy) == SHA256:
-        return copy, URL
+        shutil.copyfile(copy, text)
+        return URL
     try:
-        download(URL, scratch, SHA256)
-        return scratch, URL
+        download(URL, text, SHA256)
+        return URL
     except UserError as error:
         warning = f"""
         {"*" * 78}
@@ -218,16 +220,17 @@ def obtain_tiny_shakespeare(copy, scratch):
                     and run: python prepare_shakespeare.py --source FILE
         {"*" * 78}"""
         print(warning.replace("\n        ", "\n"), file=sys.stderr)
-        return BUNDLED, f"bundled pastiche, because: {error}"
+        shutil.copyfile(BUNDLED, text)
+        return f"bundled pastiche, because: {error}"
 
 
 # ---------------------------------------------------------------------------------------------
 # Text to tokens
 
 
-def read_text(path):
+def read_text(path, name=None):
     """Yield a UTF-8 file's text in pieces. Line ends become \\n, as in any Python text file, and
-    a byte-order mark is dropped. Raises UserError with the offset of the first bad byte."""
+    a byte-order mark is dropped. Raises UserError with the file's `name` and the first bad byte's offset."""
     utf8 = codecs.getincrementaldecoder("utf-8-sig")()
     lines = io.IncrementalNewlineDecoder(utf8, translate=True)
     offset = 0
@@ -240,8 +243,8 @@ def read_text(path):
                 # The decoder held back the start of a character that the last piece ended in.
                 bad = offset + error.start - (len(error.object) - len(piece))
                 raise UserError(
-                    f"{path} is not UTF-8 text: bad byte at offset {bad:,} ({error.reason}); "
-                    "convert it first (iconv -f latin1 -t utf-8, say)"
+                    f"{name or path} is not UTF-8 text: bad byte at offset {bad:,} "
+                    f"({error.reason}); convert it first (iconv -f latin1 -t utf-8, say)"
                 ) from error
             if text:
                 yield text
@@ -250,11 +253,11 @@ def read_text(path):
             offset += len(piece)
 
 
-def survey(path):
+def survey(path, name):
     """Read a text once. Returns (sorted vocabulary, number of characters, sha256 of the file)."""
     seen = np.zeros(CODE_POINTS, dtype=bool)
     characters = 0
-    for text in read_text(path):
+    for text in read_text(path, name):
         seen[code_points(text)] = True
         characters += len(text)
     vocab = np.flatnonzero(seen).astype("<u4").tobytes().decode("utf-32-le")
@@ -300,12 +303,14 @@ def install(scratch, folder, names):
     meta.json is removed first and comes back last: whatever happens in between leaves a folder
     that is plainly unfinished, never one that mixes two texts.
     """
+    finished = ["input.txt", *(f"{name}.bin" for name in names), "meta.json"]
+    for name in finished:
+        with open(scratch / name, "rb") as file:
+            os.fsync(file.fileno())  # a disk that is full may say so only now
     (folder / "meta.json").unlink(missing_ok=True)
     for name in set(SPLITS) - set(names):
         (folder / f"{name}.bin").unlink(missing_ok=True)
-    for name in ["input.txt", *(f"{name}.bin" for name in names), "meta.json"]:
-        with open(scratch / name, "rb") as file:
-            os.fsync(file.fileno())
+    for name in finished:
         os.replace(scratch / name, folder / name)
     sync_folder(folder)
 
@@ -318,10 +323,12 @@ def prepare(source, dataset, shares, vocab=None):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as scratch:
             scratch = Path(scratch)
-            path, origin = obtain(source, folder, scratch)
-            found, characters, sha256 = survey(path)
+            text = scratch / "input.txt"
+            origin = obtain(source, folder, text)
+            origin = origin.encode("utf-8", "replace").decode()  # file names need not be UTF-8
+            found, characters, sha256 = survey(text, origin)
             sizes = split_sizes(characters, shares)
-            check_text(path, found, vocab, sizes)
+            check_text(origin, found, vocab, sizes)
             tokenizer = Tokenizer(vocab or found)
             meta = {
                 "vocab": tokenizer.vocab,
@@ -330,36 +337,37 @@ def prepare(source, dataset, shares, vocab=None):
                 "characters": characters,
                 "tokens": dict(zip(names, sizes, strict=True)),
             }
-            write_tokens(path, tokenizer, sizes, names, scratch)
-            shutil.copyfile(path, scratch / "input.txt")
-            text = json.dumps(meta, ensure_ascii=False, indent=1)
-            (scratch / "meta.json").write_text(text + "\n", encoding="utf-8")
+            write_tokens(text, tokenizer, sizes, names, scratch)
+            written = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
+            (scratch / "meta.json").write_text(written, encoding="utf-8")
             install(scratch, folder, names)
     except OSError as error:
         where = error.filename or folder
         raise UserError(f"cannot prepare {folder}: {where}: {error.strerror or error}") from error
+    except UnicodeEncodeError as error:  # half a surrogate pair
+        raise UserError(f"--source {source!r}: no file has such a name") from error
     finally:
-        if folder.is_dir() and not any(folder.iterdir()):
+        with contextlib.suppress(OSError):  # not empty, say
             folder.rmdir()  # made for a text that turned out to be unfit
     return meta
 
 
-def check_text(path, found, vocab, sizes):
+def check_text(name, found, vocab, sizes):
     """Raise UserError where a text cannot be trained on."""
     if not found:
-        raise UserError(f"{path} is empty")
+        raise UserError(f"{name} is empty")
     if min(sizes) < 2:  # a character and the one that follows it
         raise UserError(
-            f"{path} is too short to split: {sum(sizes)} characters into parts of "
+            f"{name} is too short to split: {sum(sizes)} characters into parts of "
             f"{', '.join(str(size) for size in sizes)}; each needs at least 2"
         )
     if len(found) > LARGEST_VOCABULARY:
         raise UserError(
-            f"{path} has {len(found):,} different characters; {LARGEST_VOCABULARY:,} is the most"
+            f"{name} has {len(found):,} different characters; {LARGEST_VOCABULARY:,} is the most"
         )
     unknown = set(found) - set(vocab or found)
     if unknown:
-        raise UserError(f"{path} has characters that the vocabulary lacks: {listed(unknown)}")
+        raise UserError(f"{name} has characters that the vocabulary lacks: {listed(unknown)}")
 
 
 def main(arguments):
@@ -380,10 +388,14 @@ def main(arguments):
         "--vocab", metavar="PATH/meta.json", help="use another dataset's vocabulary (fine-tuning)"
     )
     options = parser.parse_args(arguments)
-    if options.dataset in ("", ".", "..") or Path(options.dataset).name != options.dataset:
-        raise UserError(f"--dataset {options.dataset}: give the name of a folder, not a path")
+    name = options.dataset
+    if Path(name).name != name or name in ("", "..") or not name.isprintable():
+        raise UserError(f"--dataset {name!r}: give the name of a folder, not a path")
     shares = parse_split(options.split)
-    vocab = load_meta(options.vocab)["vocab"] if options.vocab else None
+    vocab = None
+    if options.vocab:
+        path = Path(options.vocab)
+        vocab = load_meta(path / "meta.json" if path.is_dir() else path)["vocab"]
 
     meta = prepare(options.source, options.dataset, shares, vocab)
 

@@ -39,14 +39,25 @@ def run_main(main):
     Exit status: 0, 1 after a UserError, 130 after Ctrl-C (128 + SIGINT, the shells' convention).
     """
     try:
-        main(sys.argv[1:])
+        try:
+            main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()  # here, where what goes wrong can still be told
     except UserError as error:
         # The processes of one run mostly fail together: one of them tells.
         sys.exit(1 if RANK else f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `python sample.py | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
+    except OSError as error:
+        discard_output()
+        sys.exit(f"error: {error.filename or 'standard output'}: {error.strerror or error}")
+
+
+def discard_output():
+    """Send what is left for standard output nowhere, so that Python does not try again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -186,7 +197,7 @@ def checked(name, value):
         value = float(value)
     if type(value) is not kind:
         raise ValueError(f"{name} must be {KINDS[kind]}, not {shown}")
-    if kind in (int, float) and not (math.isfinite(value) and abs(value) <= LARGEST):
+    if kind is int and abs(value) > LARGEST or kind is float and not math.isfinite(value):
         raise ValueError(f"{name} must be finite and below 2**63, not {shown}")
     if kind is str and not value.isprintable():
         raise ValueError(f"{name} must be printable, not {shown}")
@@ -225,7 +236,7 @@ def read_recipe(path):
     values, lines = {}, {}
     for statement in tree.body:
         where = f"{path}, line {statement.lineno}"
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+        if isinstance(statement, ast.Expr) and is_string(statement.value):
             continue  # a docstring
         if not is_assignment(statement):
             raise UserError(f"{where}: a recipe holds only lines of the form name = value")
@@ -236,7 +247,14 @@ def read_recipe(path):
             raise UserError(f"{where}: {name} is set a second time (first in line {lines[name]})")
         try:
             value = ast.literal_eval(statement.value)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        except (
+            ValueError,
+            TypeError,
+            SyntaxError,
+            ArithmeticError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             wanted = KINDS[SETTINGS[name].type]
             raise UserError(f"{where}: {name} must be {wanted} written out, no formula") from error
         try:
@@ -245,6 +263,11 @@ def read_recipe(path):
             raise UserError(f"{where}: {error}") from error
         lines[name] = statement.lineno
     return values
+
+
+def is_string(node):
+    """Whether a syntax node is a string written out."""
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def is_assignment(statement):
