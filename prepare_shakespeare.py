@@ -98,7 +98,7 @@ def load_meta(path):
             raise TypeError("tokens should tell of train and val")
         if not all(type(count) is int and count > 0 for count in meta["tokens"].values()):
             raise TypeError("tokens should be whole numbers above 0")
-        Tokenizer(meta["vocab"])
+        Tokenizer(meta["vocab"].encode().decode())  # encode: no half of a surrogate pair
     except FileNotFoundError as error:
         raise UserError(f"no {path}; prepare_shakespeare.py --dataset NAME makes one") from error
     except OSError as error:
@@ -230,7 +230,7 @@ def obtain_tiny_shakespeare(copy, text):
 
 def read_text(path, name=None):
     """Yield a UTF-8 file's text in pieces. Line ends become \\n, as in any Python text file, and
-    a byte-order mark is dropped. Raises UserError with the file's `name` and the first bad byte's offset."""
+    a byte-order mark is dropped. Raises UserError (about `name`) at the first bad byte."""
     utf8 = codecs.getincrementaldecoder("utf-8-sig")()
     lines = io.IncrementalNewlineDecoder(utf8, translate=True)
     offset = 0
