@@ -176,8 +176,10 @@ def save(run, name, **more):
         "progress": asdict(run.progress),
         **more,
     }
+    buffer = io.BytesIO()  # torch.save hides what a disk complains of
+    torch.save(checkpoint, buffer)
     with replacing(run.folder / name) as file:
-        torch.save(checkpoint, file)
+        file.write(buffer.getbuffer())
 
 
 def save_for_resume(run):

@@ -42,6 +42,7 @@ SPLITS = ["train", "val", "test"]  # the files' names, in the order of their sha
 CODE_POINTS = 0x110000  # how many code points Unicode has
 LARGEST_VOCABULARY = 65535  # ids are uint16, and the last one is kept to mean "no such character"
 NO_ID = 65535
+LARGEST_CHECKED = 1 << 32  # bytes; to hash more than 4 GiB would hold up the start of training
 
 # ---------------------------------------------------------------------------------------------
 # The tokenizer: one character, one number
@@ -98,16 +99,24 @@ def load_meta(path):
             raise TypeError("tokens should tell of train and val")
         if not all(type(count) is int and count > 0 for count in meta["tokens"].values()):
             raise TypeError("tokens should be whole numbers above 0")
+        if meta.get("checksums", {}).get("meta.json", checksum_of(meta)) != checksum_of(meta):
+            raise ValueError("wrong checksum")
         Tokenizer(meta["vocab"].encode().decode())  # encode: no half of a surrogate pair
     except FileNotFoundError as error:
         raise UserError(f"no {path}; prepare_shakespeare.py --dataset NAME makes one") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}); run prepare_shakespeare.py again"
         ) from error
     return meta
+
+
+def checksum_of(meta):
+    """The sha256 of meta.json's entries, but for the checksums themselves."""
+    entries = {name: meta[name] for name in META}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def open_dataset(dataset, block_size):
@@ -128,12 +137,26 @@ def open_dataset(dataset, block_size):
                 "meta.json: run prepare_shakespeare.py again"
             )
         splits[name] = np.memmap(path, dtype="<u2", mode="r")
+        if size <= LARGEST_CHECKED:
+            check_tokens(path, splits[name], meta)
     if len(splits["train"]) <= block_size:
         raise UserError(
             f"{folder / 'train.bin'} has {len(splits['train'])} tokens, too few for block_size "
             f"{block_size}: lower it, or give more text"
         )
     return meta, splits
+
+
+def check_tokens(path, ids, meta):
+    """Raise UserError if a .bin file is not as it was written, or has ids beyond the vocabulary."""
+    written = meta.get("checksums", {}).get(path.name)
+    if written is None and ids.max() >= len(meta["vocab"]):  # another program's file
+        raise UserError(
+            f"{path} has the id {ids.max()}, but the vocabulary of meta.json ends at "
+            f"{len(meta['vocab']) - 1}: the two do not belong together"
+        )
+    if written not in (None, sha256_of(path)):
+        raise UserError(f"{path} is damaged (wrong checksum): run prepare_shakespeare.py again")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -338,6 +361,8 @@ def prepare(source, dataset, shares, vocab=None):
                 "tokens": dict(zip(names, sizes, strict=True)),
             }
             write_tokens(text, tokenizer, sizes, names, scratch)
+            checksums = {f"{name}.bin": sha256_of(scratch / f"{name}.bin") for name in names}
+            meta["checksums"] = {**checksums, "meta.json": checksum_of(meta)}
             written = json.dumps(meta, ensure_ascii=False, indent=1) + "\n"
             (scratch / "meta.json").write_text(written, encoding="utf-8")
             install(scratch, folder, names)

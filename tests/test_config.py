@@ -158,6 +158,13 @@ def test_docstrings_comments_and_empty_recipes_are_fine():
     assert load("") == dataclasses.replace(config.Config(), out_dir=str(Path("out/my")))
 
 
+def test_python_has_nothing_to_add_to_a_recipe(recwarn):
+    # From 3.12 on it would warn of the escape sequence, about a file that it calls <unknown>.
+    with contextlib.suppress(config.UserError):
+        load("out_dir = 'runs\\mine'")
+    assert not recwarn.list
+
+
 @by_setting
 def test_every_default_is_a_value_that_may_be_set(entry):
     if entry.name != "out_dir":  # empty means: named after the recipe
@@ -424,7 +431,7 @@ def test_any_command_line_is_taken_or_rejected(arguments):
 
 
 def run(code, *arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
     environment.pop("PYTHONUNBUFFERED", None)
     options = {"stdout": subprocess.PIPE, **options}
     return subprocess.run(

@@ -1,6 +1,7 @@
 """Training: the schedule, the optimizers, the data's order, evaluation, resuming, fine-tuning."""
 
 import csv
+import json
 import math
 import os
 import signal
@@ -12,7 +13,7 @@ import torch
 
 import prepare_shakespeare
 import train
-from checkpoint import load_checkpoint, network_from
+from checkpoint import claim, load_checkpoint, network_from
 from config import Config, UserError
 from model import GPT, GPTConfig
 from optimizer import Muon, build_optimizers, learning_rate_at, set_learning_rate
@@ -402,3 +403,78 @@ def test_a_gpu_trains_as_the_cpu_does(workspace):
     train.main([*TINY, "--dtype=float32", "--device=cuda", "--compile=False", "--out_dir=gpu"])
     for a, b in zip(log_rows("cpu"), log_rows("gpu"), strict=True):
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), abs=1e-3)
+
+
+# --- nothing is lost
+
+
+def test_auto_starts_a_run_and_goes_on_with_it(workspace, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(SystemExit):
+            train.main([*TINY, "--init_from=auto"])
+    train.main([*TINY, "--init_from=auto"])
+    assert "resumed at step 5" in capsys.readouterr().out
+
+
+def test_checkpoints_come_between_evaluations_too(workspace, monkeypatch):
+    steps = []
+    save = train.save_for_resume
+    monkeypatch.setattr(
+        train, "save_for_resume", lambda run: (steps.append(run.progress.step), save(run))
+    )
+    train.main([*TINY, "--eval_interval=4", "--checkpoint_interval=3"])
+    assert steps == [3, 4, 6, 8, 9]
+
+
+def test_a_second_run_into_a_folder_is_refused_while_the_first_lives(workspace):
+    with claim(Path("out/run")):
+        with pytest.raises(UserError, match=f"process {os.getpid()} is training into out/run"):
+            train.main(TINY)
+    train.main(TINY)
+
+
+def test_what_a_killed_run_left_half_written_is_cleaned_up(workspace):
+    leftover = Path("out/run/.last.pt.abc.tmp")
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half a checkpoint")
+    train.main(TINY)
+    assert not leftover.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(workspace):
+    Path("file").write_text("")
+    with pytest.raises(UserError, match="cannot write into file/run"):
+        train.main([*TINY, "--out_dir=file/run"])
+
+
+def test_a_resume_on_another_text_or_with_another_optimizer_is_refused(workspace):
+    train.main(TINY)
+    with pytest.raises(UserError, match="optimizer is muon here but adamw"):
+        train.main(["--init_from=resume", "--optimizer=muon"])
+    text = Path("small.txt").read_text()
+    Path("small.txt").write_text(text[1:] + text[0])
+    prepare_shakespeare.main(["--source=small.txt", "--dataset=small"])
+    with pytest.raises(UserError, match="not the text that this run began with"):
+        train.main(["--init_from=resume"])
+
+
+def test_ids_beyond_the_vocabulary_are_refused(workspace):
+    meta = json.loads(Path("data/small/meta.json").read_text())
+    del meta["checksums"]  # as in a dataset that another program made
+    Path("data/small/meta.json").write_text(json.dumps(meta))
+    ids = np.fromfile("data/small/val.bin", dtype="<u2")
+    ids[-1] = 500
+    ids.tofile("data/small/val.bin")
+    with pytest.raises(UserError, match="val.bin has the id 500, but the vocabulary"):
+        train.main(TINY)
+
+
+def test_a_second_ctrl_c_stops_at_once(workspace, monkeypatch):
+    def interrupted(run):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "training_windows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(TINY)

@@ -1,0 +1,82 @@
+"""Several processes: the same data, the same losses, one voice, and no hang."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from test_train import TINY, log_rows
+
+import train
+from checkpoint import load_checkpoint
+from config import UserError
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not torch.distributed.is_available(), reason="torchrun on Linux"
+)
+
+
+def torchrun(*arguments, restarts=0, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={processes}", f"--max-restarts={restarts}", ROOT / "train.py"]
+    return subprocess.Popen(
+        [*command, *TINY, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def losses(folder):
+    return [[float(row["train_loss"]), float(row["val_loss"])] for row in log_rows(folder)]
+
+
+def test_two_processes_lose_what_one_does_and_either_goes_on_for_the_other(workspace):
+    shape = ["--gradient_accumulation_steps=2", "--optimizer=muon"]
+    train.main([*TINY, *shape, "--out_dir=one"])
+    out, err = torchrun(*shape, "--out_dir=two").communicate(timeout=120)
+    assert losses("two") == [pytest.approx(pair, abs=1e-5) for pair in losses("one")], err
+    assert out.count("done: 9 steps") == 1
+
+    longer = ["--init_from=resume", "--max_iters=12"]
+    shutil.copytree("two", "two_then_one")
+    train.main(["--out_dir=two_then_one", *longer])
+    train.main(["--out_dir=one", *longer])
+    assert losses("two_then_one")[3] == pytest.approx(losses("one")[3], abs=1e-5)
+
+
+def test_a_killed_worker_is_restarted_and_the_run_ends_as_if_nothing_had_been(workspace):
+    slow = ["--max_iters=150", "--eval_interval=50", "--checkpoint_interval=1", "--dropout=0.1"]
+    torchrun(*slow, "--out_dir=whole").communicate(timeout=120)
+    process = torchrun(*slow, "--out_dir=hurt", "--init_from=auto", restarts=3)
+    while not Path("hurt/last.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.3)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "resumed at step" in out
+    whole, hurt = load_checkpoint("whole/last.pt"), load_checkpoint("hurt/last.pt")
+    for name, weight in whole["weights"].items():
+        assert torch.equal(weight, hurt["weights"][name]), name
+
+
+def test_trouble_of_one_process_ends_all_with_one_error(workspace):
+    Path("occupied").write_text("a file where the run's folder should be")
+    process = torchrun("--out_dir=occupied")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert err.count("error: cannot write into occupied") == 1
+    assert "train.py" not in [line.split('"')[1] for line in err.splitlines() if 'File "' in line]
+
+
+@pytest.mark.parametrize(("processes", "batch", "nearest"), [(2, 7, 8), (4, 5, 4), (3, 1, 3)])
+def test_a_batch_that_does_not_divide_is_refused(workspace, monkeypatch, processes, batch, nearest):
+    monkeypatch.setattr(train, "WORLD", processes)
+    with pytest.raises(UserError, match=f"the nearest that can is {nearest}$"):
+        train.check_data({}, train.load([f"--batch_size={batch}"])[0], None)
