@@ -428,9 +428,9 @@ def test_checkpoints_come_between_evaluations_too(workspace, monkeypatch):
 
 
 def test_a_second_run_into_a_folder_is_refused_while_the_first_lives(workspace):
-    with claim(Path("out/run")):
-        with pytest.raises(UserError, match=f"process {os.getpid()} is training into out/run"):
-            train.main(TINY)
+    message = f"process {os.getpid()} is training into out/run"
+    with claim(Path("out/run")), pytest.raises(UserError, match=message):
+        train.main(TINY)
     train.main(TINY)
 
 
