@@ -14,7 +14,9 @@ learning_rate = 1e-3  # small networks bear a high one; halve it if you double n
 warmup_iters = 100
 min_lr = 1e-4  # a tenth of learning_rate, reached at max_iters
 beta2 = 0.99  # few tokens a step, so remember squared gradients for longer than usual (0.95)
-weight_decay = 0.1
+weight_decay = (
+    0.1  # holds the matrices small; with dropout, what keeps this run from overfitting sooner
+)
 
 # What one sees.
 eval_interval = 250  # the best moment lies between two evaluations: do not set them far apart

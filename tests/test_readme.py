@@ -1,66 +1,99 @@
-"""The README's commands, run in an empty folder as a person would run them."""
+"""The README's commands, run in an empty folder as a person would run them, and its links."""
 
 import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
-from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
+import prepare_shakespeare
+import sample
+import train
 
-def readme_commands():
-    """The lines of the README's shell blocks that run one of the project's programs."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+README = (ROOT / "README.md").read_text()
+
+# What a test adds, so that a command takes a second and needs no network.
+SHORTER = {
+    "prepare_shakespeare.py": ["--source=text.txt"],
+    "train.py": ["--max_iters=3", "--eval_iters=1"],
+    "sample.py": ["--max_new_tokens=20"],
+}
+
+
+def commands():
+    """The lines of the README's shell blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def test_the_first_command_goes_from_text_to_text(tmp_path):
-    first = readme_commands()[0]
-    steps = [step.strip() for step in first.split("&&")]
-    programs = [step.split()[1] for step in steps if step.startswith("python ")]
-    assert programs == ["prepare_shakespeare.py", "train.py", "sample.py"]
-    (tmp_path / "text.txt").write_text((ROOT / "data" / "pastiche.txt").read_text()[:20000])
-    shorter = {
-        "prepare_shakespeare.py": ["--source=text.txt"],  # no network in a test
-        "train.py": ["--max_iters=3", "--eval_iters=1"],
-        "sample.py": ["--max_new_tokens=20"],
-    }
-    for step in steps:
-        if step.startswith("python "):
-            program, *arguments = step.split()[1:]
-            arguments = [ROOT / a if a.startswith("config/") else a for a in arguments]
-            ended = subprocess.run(
-                [sys.executable, ROOT / program, *arguments, *shorter[program]],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-            )
-            assert ended.returncode == 0, ended.stderr
-    assert len(ended.stdout) >= 20
-    left = sorted(path.name for path in (tmp_path / "out" / "shakespeare_cpu").glob("[!.]*"))
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A working folder with what a clone has, and the texts that the README speaks of."""
+    for name in ("config", "data"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*_char"))
+    text = prepare_shakespeare.BUNDLED.read_text()
+    (tmp_path / "text.txt").write_text(text)  # for Shakespeare
+    (tmp_path / "my.txt").write_text(text[40000:60000])
+    (tmp_path / "prompt.txt").write_text("My lord,")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_first_command_goes_from_text_to_text(clone):
+    steps = [shlex.split(step) for step in commands()[0].split("&&")]
+    steps = [step[1:] for step in steps if step[0] == "python"]
+    assert [step[0] for step in steps] == ["prepare_shakespeare.py", "train.py", "sample.py"]
+    for program, *arguments in steps:
+        ended = subprocess.run(
+            [sys.executable, ROOT / program, *arguments, *SHORTER[program]],
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout) > 20
+    left = sorted(path.name for path in (clone / "out" / "shakespeare_cpu").glob("[!.]*"))
     assert left == ["ckpt.pt", "last.pt", "log.csv", "loss.png"]
 
 
-def test_every_setting_that_the_readme_types_is_known():
-    from config import SETTINGS
-
-    others = set(re.findall(r'"--(\w+)"', (ROOT / "sample.py").read_text()))
-    others |= set(re.findall(r'"--(\w+)"', (ROOT / "prepare_shakespeare.py").read_text()))
-    for line in readme_commands():
-        if "python" in line and ".py" in line:
-            for name in re.findall(r"--(\w+)", line):
-                assert name in SETTINGS or name in others | {"help"}, line
+def load_shortened(arguments, load=train.load):
+    """The settings that a command line asks for, with a network and a run of the smallest size."""
+    config, given = load(arguments)
+    config.n_layer, config.n_embd, config.block_size = 1, 24, 16
+    config.max_iters, config.eval_iters = 3, 1
+    return config, given
 
 
-def test_files_that_the_readme_links_to_exist():
-    links = re.findall(r"\]\(([^)#]+)(#L\d+)?[^)]*\)", (ROOT / "README.md").read_text())
-    for path, line in links:
-        if not path.startswith("http"):
-            assert (ROOT / path).exists(), path
-            if line:
-                assert int(line[2:]) <= len(Path(ROOT / path).read_text().splitlines())
+def test_every_other_command_works_in_the_order_of_the_page(clone, monkeypatch):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(train, "load", load_shortened)
+    programs = {"prepare_shakespeare": prepare_shakespeare, "train": train, "sample": sample}
+    prepare_shakespeare.main(["--source=text.txt"])
+    train.main(["config/shakespeare_cpu.py"])
+    ran = 0
+    for line in commands()[2:]:
+        words = shlex.split(line.split(">")[0])
+        program = programs.get(words[1].removesuffix(".py")) if words[0] == "python" else None
+        if program and "--help" not in words:
+            program.main(words[2:])
+            ran += 1
+    assert ran >= 11
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_ci_runs_the_readmes_test_command():
-    command = next(line for line in readme_commands() if "pytest" in line)
+def test_links_lead_to_the_lines_that_they_name():
+    found = re.findall(r"\[`([^`]+)`\]\((\w+\.py)#L(\d+)\)", README)
+    assert len(found) > 20
+    for name, path, line in found:
+        assert name in (ROOT / path).read_text().splitlines()[int(line) - 1], (name, path, line)
+    for path in re.findall(r"\]\(([^)#:]+)[^)]*\)", README):
+        assert (ROOT / path).exists() or path.startswith("http"), path
+
+
+def test_ci_runs_the_test_command():
+    command = next(line for line in commands() if "pytest" in line)
     assert command in (ROOT / ".ci" / "run").read_text()
