@@ -10,8 +10,8 @@ Where it departs from GPT-2, and what that does to the validation loss of config
 
 - Positions can be rotary: 1.786, where GPT-2's learned ones give 1.899 and sinusoidal ones 1.931.
 - Queries and keys can be RMS-normalised (qk_norm): 1.777. Off unless asked for.
-- No biases in linear layers and norms unless asked for: BIAS with them, so they earn nothing.
-- Sinusoidal positions are scaled to the size of a fresh embedding, else they would drown it.
+- No biases in linear layers and norms unless asked for: 1.786 with them, so they earn nothing.
+- Sinusoidal positions are scaled to the size of a fresh embedding (0.02, not 0.7).
 - Weights are drawn with the same 0.02, but one character is one token, so the vocabulary is the
   text's: 65, not 50,257.
 """
@@ -93,7 +93,7 @@ def sinusoidal_table(positions, width):
     """A fixed vector for each position, (positions, width), with the size of a fresh embedding."""
     angles = position_angles(positions, width // 2)
     table = torch.cat([angles.sin(), angles.cos()], dim=1)  # (positions, width)
-    return table * (INIT_STD * math.sqrt(2))  # at its full size it would drown the characters
+    return table * (INIT_STD * math.sqrt(2))  # a wave of height 1 has a size of 1 / sqrt(2)
 
 
 def rotate(x, cos, sin):

@@ -7,8 +7,8 @@ writes data/<dataset>/: input.txt (the text), train.bin and val.bin (token ids: 
 little-endian, no header, byte for byte what nanoGPT writes) and meta.json (the vocabulary and
 where the text came from). The id of a character is its place in the sorted vocabulary.
 
-The text is read in pieces, twice (once to learn its vocabulary, once to encode it), so memory
-stays the same however large it is.
+The text is read in pieces (once to learn its vocabulary, once to encode it), so memory stays the
+same however large it is.
 """
 
 import codecs
@@ -78,7 +78,11 @@ class Tokenizer:
 
     def decode(self, ids):
         """The string of an array of ids."""
-        return self.characters[np.asarray(ids)].tobytes().decode("utf-32-le", "surrogatepass")
+        return (
+            self.characters[np.asarray(ids, dtype=np.intp)]
+            .tobytes()
+            .decode("utf-32-le", "surrogatepass")
+        )
 
 
 def listed(characters):
@@ -183,8 +187,6 @@ def download(url, path, sha256=None):
             problem = f"{url} answers HTTP {error.response.status_code}"
             if error.response.status_code < 500:  # asking again would not change it
                 break
-        except requests.Timeout:
-            problem = f"{url}: timed out"
         except (requests.RequestException, ValueError) as error:  # ValueError: no such address
             problem = f"{url}: {root_cause(error)}"
         if attempt < TRIES:
@@ -415,7 +417,7 @@ def main(arguments):
     options = parser.parse_args(arguments)
     name = options.dataset
     if Path(name).name != name or name in ("", "..") or not name.isprintable():
-        raise UserError(f"--dataset {name!r}: give the name of a folder, not a path")
+        raise UserError(f"--dataset {name!r}: give a folder's name, printable and not a path")
     shares = parse_split(options.split)
     vocab = None
     if options.vocab:

@@ -17,6 +17,7 @@ import os
 import reprlib
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -197,8 +198,10 @@ def checked(name, value):
         value = float(value)
     if type(value) is not kind:
         raise ValueError(f"{name} must be {KINDS[kind]}, not {shown}")
-    if kind is int and abs(value) > LARGEST or kind is float and not math.isfinite(value):
-        raise ValueError(f"{name} must be finite and below 2**63, not {shown}")
+    if kind is int and abs(value) > LARGEST:
+        raise ValueError(f"{name} must be below 2**63, not {shown}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, not {shown}")
     if kind is str and not value.isprintable():
         raise ValueError(f"{name} must be printable, not {shown}")
     if limits["choices"] and value not in limits["choices"]:
@@ -225,7 +228,9 @@ def did_you_mean(name, known):
 def read_recipe(path):
     """The settings of a recipe file as a dict. Raises UserError with file and line."""
     try:
-        tree = ast.parse(Path(path).read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SyntaxWarning)  # has file and line, as a SyntaxError
+            tree = ast.parse(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror or error}") from error
     except SyntaxError as error:
