@@ -417,7 +417,7 @@ def main(arguments):
     options = parser.parse_args(arguments)
     name = options.dataset
     if Path(name).name != name or name in ("", "..") or not name.isprintable():
-        raise UserError(f"--dataset {name!r}: give a folder's name, printable and not a path")
+        raise UserError(f"--dataset {name!r}: give the name of a folder, not a path")
     shares = parse_split(options.split)
     vocab = None
     if options.vocab:

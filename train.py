@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from checkpoint import (
@@ -396,6 +397,22 @@ def check_finite(run, norm):
         )
 
 
+def join_processes(device):
+    """Meet the processes that torchrun started beside this one; returns this one's device."""
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    store, rank, world = next(rendezvous("env://"))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(WORLD):
+        # torchrun's store outlives the processes. After a restart it still tells where the dead
+        # ones listened (https://github.com/pytorch/pytorch/issues/135712), so each start has a
+        # corner of its own. On several machines the starts are not counted alike.
+        store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    return device
+
+
 def over_processes(number):
     """The mean of a tensor of one number over all processes, as a float."""
     if WORLD > 1:
@@ -415,10 +432,7 @@ def main(arguments):
     config, given = load(arguments)
     device = pick_device(config.device)
     if WORLD > 1:
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        device = join_processes(device)
     checkpoint = starting_point(config, given) if RANK == 0 else None
     config, checkpoint = from_first_process(config, checkpoint)
     run = Run(config, checkpoint, device)
@@ -429,6 +443,8 @@ def main(arguments):
         try:
             train(run, stop)
         except RuntimeError as error:
+            if WORLD > 1 and ("gloo" in str(error) or "NCCL" in str(error)):
+                raise UserError("another process of this run has ended") from error
             if "memory" not in str(error):
                 raise
             raise UserError(

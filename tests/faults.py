@@ -1,7 +1,7 @@
 """Break things while they run, and count what is lost. Run by hand, on Linux:
 
     python tests/faults.py                 50 kills, 200 flipped bits a file, full disks
-    python tests/faults.py --kills=3 --flips=20
+    python tests/faults.py --kills=3 --fills=1 --flips=20
 
 Prints a table: faults tried, runs lost (they could not go on, or ended with other weights than an
 undisturbed run), wrong results accepted (damage that passed for sound). Both should be 0.
@@ -117,12 +117,12 @@ def kill_at_random_moments(kills, undisturbed, seconds_a_run):
     return killed, lost
 
 
-def fail_to_write(undisturbed):
+def fail_to_write(fills, undisturbed):
     """Let the disk refuse large files half-way through a run; returns (faults, runs lost)."""
     lost = 0
-    sizes = [0.01, 0.5, 0.99]  # of last.pt: at its beginning, half-way, just before its end
     whole = Path("undisturbed/last.pt").stat().st_size
-    for number, part in enumerate(sizes):
+    for number in range(fills):
+        part = random.uniform(0.01, 0.99)  # of last.pt: how much the disk still takes
         out_dir = f"full{number}"
         process = start(out_dir)
         for line in process.stdout:
@@ -137,7 +137,7 @@ def fail_to_write(undisturbed):
         kept = same(load_checkpoint(Path(out_dir) / "last.pt"), before)
         clean = not list(Path(out_dir).glob(".*.tmp"))
         lost += not (told and kept and clean and same_end(finish(out_dir), undisturbed))
-    return len(sizes), lost
+    return fills, lost
 
 
 def flipped(data):
@@ -172,6 +172,7 @@ def read_data():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--fills", type=int, default=10, help="disks that fill up")
     parser.add_argument("--flips", type=int, default=200, help="in each file")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -191,7 +192,7 @@ def main():
 
         killed, lost = kill_at_random_moments(options.kills, undisturbed, seconds)
         table.append(("SIGKILL at a random moment", killed, lost, 0))
-        tried, lost = fail_to_write(undisturbed)
+        tried, lost = fail_to_write(options.fills, undisturbed)
         table.append(("disk refuses to write", tried, lost, 0))
         for path, read in (
             ("undisturbed/last.pt", lambda: load_checkpoint("undisturbed/last.pt")),

@@ -10,7 +10,7 @@ from conftest import ROOT
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits")
 def test_no_run_is_lost_and_no_damage_passes():
     ended = subprocess.run(
-        [sys.executable, ROOT / "tests" / "faults.py", "--kills=2", "--flips=20"],
+        [sys.executable, ROOT / "tests" / "faults.py", "--kills=2", "--fills=1", "--flips=20"],
         capture_output=True,
         text=True,
     )
