@@ -154,11 +154,13 @@ class CausalSelfAttention(nn.Module):
 
         qkv = self.query_key_value(x)  # (B, T, C) -> (B, T, 3C)
         qkv = qkv.view(B, T, 3, n_head, head_size)  # (B, T, 3C) -> (B, T, 3, n_head, head_size)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # -> 3 x (B, n_head, T, head_size)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # -> (3, B, n_head, T, head_size)
+        qk, v = qkv[:2], qkv[2]
         if self.config.qk_norm:
-            q, k = F.rms_norm(q, (head_size,)), F.rms_norm(k, (head_size,))
+            qk = F.rms_norm(qk, (head_size,))
         if self.config.position == "rotary":
-            q, k = rotate(q, *positions), rotate(k, *positions)
+            qk = rotate(qk, *positions)
+        q, k = qk  # (2, B, n_head, T, head_size) -> 2 x (B, n_head, T, head_size)
         if cache is not None:
             k, v = cache.extend(k, v)  # (B, n_head, T, head_size) -> (B, n_head, S, head_size)
 
