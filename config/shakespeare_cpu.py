@@ -1,4 +1,4 @@
-"""The quick start: nanoGPT's laptop setting, two minutes on two CPU cores.
+"""The quick start: nanoGPT's laptop setting, minutes on two CPU cores.
 
 The figures are validation losses at the end of this recipe with that one line changed.
 """
@@ -21,5 +21,5 @@ beta2 = 0.99  # batches are small, so remember squared gradients for longer than
 weight_decay = 0.1  # holds the matrices small; matters more the longer one trains
 
 # What one sees.
-eval_interval = 400  # steps between evaluations: each takes two seconds of the two minutes
+eval_interval = 400  # steps between evaluations: each takes two or three seconds
 eval_iters = 20  # batches in the estimate of the training loss; validation is always whole
