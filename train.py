@@ -182,7 +182,7 @@ class Run:
         self.meta, splits = open_dataset(config.dataset, config.block_size)
         self.tokenizer = Tokenizer(self.meta["vocab"])
         check_data(self.meta, config, checkpoint)
-        self.data = {name: Tokens(ids, self.device) for name, ids in splits.items()}
+        self.data = {name: Tokens(splits[name], self.device) for name in ("train", "val")}
 
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.tokenizer, checkpoint).to(self.device)
