@@ -49,8 +49,8 @@ class Muon(torch.optim.Muon):
     directions of a matrix alike, where AdamW moves mostly the few that dominate its gradients.
 
     torch's own step computes in bfloat16 whatever the machine, which a CPU without bfloat16
-    instructions emulates: 1.0 s a step for config/shakespeare_cpu.py, not 0.1. This one computes
-    in `dtype`. Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+    instructions emulates: on one core of a busy machine a step of config/shakespeare_cpu.py took
+    1.0 s, and takes 0.35 with this one, which computes in `dtype`. Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
 
     def __init__(self, parameters, dtype, **options):

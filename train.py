@@ -281,24 +281,29 @@ def conclude(run, stop):
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM: the step in hand is finished and saved. A second Ctrl-C stops at once."""
+    """Ctrl-C or SIGTERM: the step in hand is finished and saved. A second Ctrl-C stops at once.
+
+    `signal` changes in agree() only: one that arrives anywhere else in a step ends the next one,
+    so that no process leaves the loop before it has saved, or while others go on.
+    """
 
     def __init__(self):
-        self.signal = 0
+        self.received = self.signal = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.receive)
 
     def receive(self, number, frame):
-        self.signal = number
+        self.received = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
         show("stopping after this step (Ctrl-C once more: at once)")
 
     def agree(self, device):
-        """Let all processes know of a signal that any of them received."""
+        """Make known to all processes what signal any of them received."""
+        self.signal = self.received
         if WORLD > 1:
-            worst = torch.tensor(self.signal, device=device)
-            distributed.all_reduce(worst, distributed.ReduceOp.MAX)
-            self.signal = worst.item()
+            largest = torch.tensor(self.received, device=device)
+            distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+            self.signal = largest.item()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -322,7 +327,7 @@ def evaluate(run, rate):
     show(
         f"--- step {progress.step}: training loss {train_loss:.4f}, validation loss {val_loss:.4f} "
         f"nats ({val_loss / math.log(2):.3f} bits per character, perplexity "
-        f"{math.exp(val_loss):.2f}), {'the best' if best else 'not the best'} so far"
+        f"{math.exp(min(val_loss, 700)):.2f}), {'the best' if best else 'not the best'} so far"
     )
     for line in short_sample(run).splitlines() if RANK == 0 else []:
         show(f"    | {line}")
@@ -366,9 +371,11 @@ def train(run, stop):
         evaluation = last or progress.step % config.eval_interval == 0
         checkpoint = config.checkpoint_interval and progress.step % config.checkpoint_interval == 0
         # Looking at a number is for nothing on a CPU; a GPU has to be waited for.
+        look = on_cpu or log or evaluation or checkpoint
         worst_norm = torch.maximum(worst_norm.to(norm.device), norm)
-        if on_cpu or log or evaluation or checkpoint:
+        if look:
             check_finite(run, worst_norm)
+        if look or WORLD == 1:
             stop.agree(run.device)
         if log:
             now, steps = time.monotonic(), progress.step - log_step

@@ -18,7 +18,7 @@ learning_rate = 1e-3  # nanoGPT's, on the safe side: 3e-3 ends at 1.72, 3e-4 at 
 warmup_iters = 100  # AdamW's averages are young at first: start small
 min_lr = 1e-4  # a tenth of learning_rate, reached at max_iters: small steps to settle
 beta2 = 0.99  # batches are small, so remember squared gradients for longer than usual (0.95)
-weight_decay = 0.1  # holds the matrices small; matters more the longer one trains
+weight_decay = 0.1  # pulls the matrices towards zero a little with each step
 
 # What one sees.
 eval_interval = 400  # steps between evaluations: each takes two or three seconds

@@ -478,3 +478,18 @@ def test_a_second_ctrl_c_stops_at_once(workspace, monkeypatch):
     monkeypatch.setattr(train, "training_windows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train.main(TINY)
+
+
+def test_a_signal_between_two_steps_ends_the_next_one_saved(workspace, monkeypatch, capsys):
+    agree = train.StopRequest.agree
+
+    def agree_then_receive(stop, device):
+        agree(stop, device)
+        if not stop.received:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train.StopRequest, "agree", agree_then_receive)
+    with pytest.raises(SystemExit, match="130"):
+        train.main(TINY)
+    assert "stopped after step 2, and saved" in capsys.readouterr().out
+    assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 2
