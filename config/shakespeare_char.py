@@ -1,7 +1,7 @@
 """nanoGPT's GPU setting: minutes on a GPU, hours on a laptop (try shakespeare_cpu.py there)."""
 
 # The network: 10.7 million parameters, ten for each character of the text.
-n_layer = 6
+n_layer = 6  # time grows with it
 n_head = 6  # heads of 64 numbers, the size that GPT-2 uses
 n_embd = 384  # width: parameters and time grow with its square
 block_size = 256  # context in characters: a speech or two
