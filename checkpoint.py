@@ -28,7 +28,7 @@ import plots
 from config import SETTINGS, UserError, replacing
 from model import GPT, GPTConfig
 
-FORMAT = 1  # of a checkpoint; raised when an older program could not read a newer file
+FORMAT = 2  # of a checkpoint; raised when an older program could not read a newer file
 CONTENTS = {"network", "weights", "vocab", "source", "sha256", "config", "progress"}
 LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 NETWORK_SETTINGS = {entry.name for entry in fields(GPTConfig)} & set(SETTINGS)

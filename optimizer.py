@@ -6,9 +6,11 @@ gradient (where to) by the root of a running average of its square (how sure). M
 for a matrix as a whole.
 """
 
+import inspect
 import math
 
 import torch
+from torch.optim import Optimizer
 
 # ---------------------------------------------------------------------------------------------
 # The learning rate
@@ -44,7 +46,26 @@ def set_learning_rate(optimizers, step, config):
 # The optimizers
 
 
-class Muon(torch.optim.Muon):
+class WithoutCompiler:
+    """Optimizer's methods as PyTorch wrote them, without the decorators that import torch.compile's
+    machinery when they are first called: 1.3 seconds before the first step, and no use here."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+
+
+class AdamW(WithoutCompiler, torch.optim.AdamW):
+    """Steps of about the learning rate, in the direction of the gradient's running average.
+
+    Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class Muon(WithoutCompiler, torch.optim.Muon):
     """Momentum whose every update is turned into the nearest orthogonal matrix: it moves all
     directions of a matrix alike, where AdamW moves mostly the few that dominate its gradients.
 
@@ -61,33 +82,49 @@ class Muon(torch.optim.Muon):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for parameter in group["params"]:
-                state, gradient = self.state[parameter], parameter.grad
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(gradient)
-                momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
-                update = gradient.lerp(momentum, group["momentum"])  # Nesterov's look ahead
-                update = nearly_orthogonal(update.to(self.dtype), group["ns_steps"])
-                rows, columns = parameter.shape
-                change = math.sqrt(max(1, rows / columns)) * update.to(parameter.dtype)
-                change = group["lr"] * (change + group["weight_decay"] * parameter)
-                if self.found_inf is not None:
-                    change = torch.where(self.found_inf > 0, 0.0, change)
-                parameter.sub_(change)
+            for parameters in by_shape(group["params"]):
+                updates = torch.stack(
+                    [self.look_ahead(parameter, group) for parameter in parameters]
+                )
+                updates = nearly_orthogonal(updates.to(self.dtype), group["ns_steps"])
+                for parameter, update in zip(parameters, updates, strict=True):
+                    rows, columns = parameter.shape
+                    change = math.sqrt(max(1, rows / columns)) * update.to(parameter.dtype)
+                    change = group["lr"] * (change + group["weight_decay"] * parameter)
+                    if self.found_inf is not None:
+                        change = torch.where(self.found_inf > 0, 0.0, change)
+                    parameter.sub_(change)
+
+    def look_ahead(self, parameter, group):
+        """The gradient's running average as it will be after one more like it (Nesterov's)."""
+        state, gradient = self.state[parameter], parameter.grad
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        momentum = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(momentum, group["momentum"])
 
 
-def nearly_orthogonal(matrix, steps):
-    """The matrix (rows, columns) with all its singular values moved close to 1.
+def by_shape(parameters):
+    """The parameters in lists of equal shape."""
+    lists = {}
+    for parameter in parameters:
+        lists.setdefault(parameter.shape, []).append(parameter)
+    return lists.values()
+
+
+def nearly_orthogonal(matrices, steps):
+    """The matrices (count, rows, columns) with all their singular values moved close to 1.
 
     Each step applies a polynomial to them (Newton and Schulz's method); its coefficients, Jordan's,
     favour speed over precision: the values end between about 0.7 and 1.2.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return nearly_orthogonal(matrix.T, steps).T
-    x = matrix / (matrix.norm() + 1e-7)
+    if matrices.shape[1] > matrices.shape[2]:
+        return nearly_orthogonal(matrices.mT, steps).mT
+    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
     for _ in range(steps):
-        square = x @ x.T  # (rows, columns) -> (rows, rows)
-        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x  # (rows, columns)
+        square = x @ x.mT  # (count, rows, columns) -> (count, rows, rows)
+        polynomial = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)  # (count, rows, columns)
     return x
 
 
@@ -96,7 +133,6 @@ def build_optimizers(network, config, dtype):
 
     Matrices (and embeddings) decay towards zero, biases and the gains of norms do not: a gain
     pulled to zero would switch its part off (the rule of GPT-3 and nanoGPT).
-    AdamW: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
     """
     parameters = network.named_parameters()
     inside, outside, vectors = [], [], []
@@ -114,7 +150,7 @@ def build_optimizers(network, config, dtype):
         {"params": vectors, "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
-    optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
+    optimizers = [AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
     if muon:
         rate, decay = config.muon_learning_rate, config.weight_decay
         optimizers.append(Muon(inside, dtype, lr=rate, weight_decay=decay))

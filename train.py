@@ -49,28 +49,35 @@ class Tokens:
     """One split of the text: a file of uint16 token ids, read where it lies.
 
     On CUDA it moves to the device as a whole, if it takes no more than a quarter of what is free
-    there, and batches are gathered there; elsewhere they are gathered from the file.
+    there, and batches are gathered there. Elsewhere each window is read from the file, so that a
+    text of any size takes no memory (of a file mapped into memory, what was read once stays).
     """
 
     def __init__(self, ids, device):
         self.device = device
-        self.ids = ids  # (tokens,) uint16, a file seen as an array
+        self.length = len(ids)  # ids: (tokens,) uint16, a file seen as an array
+        self.file = open(ids.filename, "rb", buffering=0)  # noqa: SIM115 (as long as the run)
         self.on_device = None
-        if device.type == "cuda" and self.ids.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
+        if device.type == "cuda" and ids.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
             # Few operations know uint16; int16 holds the same bits.
-            self.on_device = torch.from_numpy(np.array(self.ids).view(np.int16)).to(device)
+            self.on_device = torch.from_numpy(np.array(ids).view(np.int16)).to(device)
 
     def __len__(self):
-        return len(self.ids)
+        return self.length
 
     def windows(self, starts, length):
         """The `length` ids from each of `starts` (B,) on: (B, length), int64, on the device."""
         if self.on_device is None:
-            indices = starts[:, None] + np.arange(length)  # (B, 1) + (length,) -> (B, length)
-            return torch.from_numpy(self.ids[indices].astype(np.int64)).to(self.device)
+            ids = np.stack([self.read(start, length) for start in starts.tolist()])  # (B, length)
+            return torch.from_numpy(ids.astype(np.int64)).to(self.device)
         starts = torch.from_numpy(starts).pin_memory().to(self.device, non_blocking=True)
         indices = starts[:, None] + torch.arange(length, device=self.device)  # (B, length)
         return self.on_device[indices].long() & 0xFFFF
+
+    def read(self, start, length):
+        """The `length` ids from `start` on, as they are in the file: (length,) uint16."""
+        self.file.seek(2 * start)
+        return np.frombuffer(self.file.read(2 * length), dtype="<u2")
 
 
 def training_windows(run):
@@ -256,14 +263,13 @@ def introduce(run):
     config = run.config
     size = sum(parameter.numel() for parameter in run.network.parameters())
     batch = config.batch_size * config.gradient_accumulation_steps
-    dtype = str(run.dtype).removeprefix("torch.")
     show(f"corpus:  {run.meta['source']}")
     show(f"         data/{config.dataset}, {run.meta['characters']:,} characters")
     show(
         f"network: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
         f"block {config.block_size}: {size / 1e6:.2f} million parameters"
     )
-    show(f"run:     {run.folder}, batch {batch}, on {run.device} in {dtype}")
+    show(f"run:     {run.folder}, batch {batch}, on {run.device} in {config.dtype}")
     if run.progress.step:
         show(f"         resumed at step {run.progress.step}")
 
@@ -441,6 +447,8 @@ def main(arguments):
     if WORLD > 1:
         device = join_processes(device)
     checkpoint = starting_point(config, given) if RANK == 0 else None
+    # What auto means is settled once, for all processes and for all resumes.
+    config.dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
     config, checkpoint = from_first_process(config, checkpoint)
     run = Run(config, checkpoint, device)
     lock = claim(run.folder) if RANK == 0 else contextlib.nullcontext()

@@ -11,6 +11,7 @@ takes the defaults below, then the recipe's values, then those of the command li
 import argparse
 import ast
 import contextlib
+import ctypes
 import difflib
 import math
 import os
@@ -34,11 +35,24 @@ class UserError(Exception):
     """Something that only the person at the terminal can mend: what is wrong, where, what to do."""
 
 
+def keep_freed_memory():
+    """Ask the C library to reuse freed memory rather than hand it back to the system at once.
+
+    Every step frees and takes the same large arrays. glibc gives them back in between, and the
+    system clears each page that it hands out anew: a third of a training step on a CPU.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):  # glibc; the constants are from its malloc.h
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: take large arrays from the heap too
+
+
 def run_main(main):
     """Call `main(arguments)`; end in one line on standard error, never in a traceback.
 
     Exit status: 0, 1 after a UserError, 130 after Ctrl-C (128 + SIGINT, the shells' convention).
     """
+    keep_freed_memory()
     try:
         try:
             main(sys.argv[1:])
@@ -147,7 +161,7 @@ class Config:
     position: str = setting(
         "learned", "positional encoding", choices=("learned", "sinusoidal", "rotary")
     )
-    qk_norm: bool = setting(False, "RMS-normalise queries and keys")
+    qk_norm: bool = setting(False, "layer norm of queries and keys")
     bias: bool = setting(False, "biases in linear layers and layer norms")
     dropout: float = setting(0.0, "share of activations zeroed in training", low=0.0, below=1.0)
     attention: str = setting(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import GPT, GPTConfig, next_probabilities
+from model import GPT, Dropout, GPTConfig, next_probabilities
 
 POSITIONS = ["learned", "sinusoidal", "rotary"]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -48,7 +48,7 @@ def numpy_logits(network, ids):
         return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
     def unit(x):
-        return x / np.sqrt((x**2).mean() + np.finfo(np.float32).eps)
+        return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
 
     def turn(x, position):  # as complex numbers: pair i is (x[i], x[i + size / 2])
         half = size // 2
@@ -182,6 +182,31 @@ def test_initialisation_is_gpt2s():
 def test_the_output_head_is_the_embedding():
     network = small_network()
     assert network.lm_head.weight is network.token_embedding.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(p, dtype):
+    torch.manual_seed(0)
+    dropout = Dropout(p)
+    x = torch.ones(1000, 999, dtype=dtype, requires_grad=True)  # no multiple of 4
+    y = dropout(x)
+    zeroed = (y == 0).double()
+    spread = math.sqrt(p * (1 - p) / x.numel())
+    assert abs(zeroed.mean() - p) < 5 * spread
+    # No row or column is favoured, and neighbours know nothing of each other.
+    for dim in (0, 1):
+        assert (zeroed.mean(dim) - p).abs().max() < 6 * math.sqrt(p * (1 - p) / 999)
+    both = (zeroed.flatten()[1:] * zeroed.flatten()[:-1]).mean()
+    assert abs(both - p * p) < 10 * spread
+    kept = torch.tensor(1 / (1 - p), dtype=dtype)
+    assert set(y.unique().tolist()) == {0.0, kept.item()}
+    y.sum().backward()
+    assert torch.equal(x.grad, y)  # what was zeroed learns nothing
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert torch.equal(dropout.eval()(x), x)
 
 
 def test_dropout_only_when_training():

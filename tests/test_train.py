@@ -5,12 +5,16 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
+import model
 import prepare_shakespeare
 import train
 from checkpoint import claim, load_checkpoint, network_from
@@ -21,6 +25,7 @@ from optimizer import Muon, build_optimizers, learning_rate_at, set_learning_rat
 TINY = [
     "--dataset=small",
     "--device=cpu",
+    "--dtype=float32",  # whatever the machine is fast in: the tests hold to its digits
     "--n_layer=2",
     "--n_head=2",
     "--n_embd=16",
@@ -133,6 +138,49 @@ def test_muon_is_torchs_muon_in_another_precision(shape):
         ends.append(parameter.detach() - start)
     assert ends[1].norm() > 0.3
     assert (ends[0] - ends[1]).norm() < 0.02 * ends[1].norm()  # bfloat16 has 8 bits
+
+
+def test_muon_treats_each_matrix_by_itself():
+    torch.manual_seed(0)
+    shapes = [(12, 12), (48, 12), (12, 12), (48, 12), (12, 48)]
+    starts, gradients = [torch.randn(s) for s in shapes], [torch.randn(s) for s in shapes]
+    together = [torch.nn.Parameter(start.clone()) for start in starts]
+    alone = [torch.nn.Parameter(start.clone()) for start in starts]
+    optimizers = [Muon(together, torch.float32), *(Muon([p], torch.float32) for p in alone)]
+    for parameters in (together, alone):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+    for optimizer in optimizers:
+        optimizer.step()
+    for a, b, start in zip(together, alone, starts, strict=True):
+        assert (a - start).norm() > 1e-3
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_adamw_is_torchs(tmp_path):
+    """And a run on a CPU never loads torch.compile's machinery, which takes over a second."""
+    script = """
+import sys, torch
+from optimizer import AdamW
+start, gradients = torch.randn(5, 7), torch.randn(6, 5, 7)
+ends = []
+for kind in (AdamW, torch.optim.AdamW):
+    assert kind is AdamW or "torch._dynamo" not in sys.modules
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = kind([parameter], lr=0.1, weight_decay=0.1, fused=True)
+    for gradient in gradients:
+        optimizer.zero_grad()
+        parameter.grad = gradient
+        optimizer.step()
+        again = kind([parameter], fused=True)
+        again.load_state_dict(optimizer.state_dict())
+        optimizer = again
+    ends.append(parameter.detach())
+assert torch.equal(*ends) and not torch.equal(ends[0], start)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_accumulated_batches_equal_one_large_batch(workspace):
@@ -262,6 +310,7 @@ def stop_at(monkeypatch, step, number=signal.SIGINT):
     "changes",
     [
         ["--dropout=0.2"],
+        ["--dropout=0.2", "--dtype=bfloat16", "--optimizer=muon"],
         ["--optimizer=muon", "--gradient_accumulation_steps=2", "--position=rotary"],
     ],
 )
@@ -314,6 +363,26 @@ def test_ckpt_holds_the_best_weights_and_last_the_newest(workspace):
         run.network = network_from(load_checkpoint(f"out/run/{name}"))
         starts = np.arange(0, len(run.data["val"]) - 1, 16)
         assert train.mean_loss(run, "val", starts) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "seconds, chosen",
+    [
+        ({"float32": 1.0, "bfloat16": 0.3}, "bfloat16"),
+        ({"float32": 1.0, "bfloat16": 90.0}, "float32"),
+    ],
+)
+def test_dtype_auto_is_the_faster_one_and_a_resume_stays_with_it(
+    workspace, monkeypatch, seconds, chosen
+):
+    monkeypatch.setattr(
+        model, "seconds_to_multiply", lambda dtype: seconds[str(dtype).removeprefix("torch.")]
+    )
+    train.main([*TINY, "--dtype=auto"])
+    assert load_checkpoint("out/run/last.pt")["config"]["dtype"] == chosen
+    monkeypatch.setattr(model, "seconds_to_multiply", lambda dtype: 1.0)
+    train.main(["--out_dir=out/run", "--init_from=resume", "--max_iters=10"])
+    assert load_checkpoint("out/run/last.pt")["config"]["dtype"] == chosen
 
 
 def test_a_second_run_does_not_overwrite_the_first(workspace):
