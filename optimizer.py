@@ -12,6 +12,10 @@ import math
 import torch
 from torch.optim import Optimizer
 
+# Of Newton and Schulz's method, a matrix product each. Muon's authors take 5; in 200 steps of
+# config/shakespeare_fast.py, 4 lost as little (1.886 against 1.888) and 3 more (1.909).
+ORTHOGONALISATION_STEPS = 4
+
 # ---------------------------------------------------------------------------------------------
 # The learning rate
 
@@ -153,5 +157,6 @@ def build_optimizers(network, config, dtype):
     optimizers = [AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
     if muon:
         rate, decay = config.muon_learning_rate, config.weight_decay
-        optimizers.append(Muon(inside, dtype, lr=rate, weight_decay=decay))
+        options = {"momentum": config.beta1, "ns_steps": ORTHOGONALISATION_STEPS}
+        optimizers.append(Muon(inside, dtype, lr=rate, weight_decay=decay, **options))
     return optimizers

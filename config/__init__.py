@@ -186,8 +186,8 @@ class Config:
     lr_decay_iters: int = setting(0, "step at which min_lr is reached; 0: max_iters", low=0)
     min_lr: float = setting(1e-4, "learning rate at the end of the decay", low=0.0)
     weight_decay: float = setting(0.1, "pull of the matrices towards zero", low=0.0)
-    beta1: float = setting(0.9, "AdamW's memory of the gradient", low=0.0, below=1.0)
-    beta2: float = setting(0.99, "AdamW's memory of its square", low=0.0, below=1.0)
+    beta1: float = setting(0.9, "memory of the gradient: AdamW's, and Muon's momentum", low=0.0, below=1.0)
+    beta2: float = setting(0.99, "AdamW's memory of the gradient's square", low=0.0, below=1.0)
     grad_clip: float = setting(1.0, "largest gradient norm; 0: no clipping", low=0.0)
 
     # what one sees

@@ -1,0 +1,504 @@
+"""How fast, against this machine's own limits and against the plain way, measured side by side.
+
+    python tests/benchmark.py                   everything, an hour or more on two CPU cores
+    python tests/benchmark.py training sampling only these (see MEASUREMENTS at the end)
+
+prints Markdown. "Plain" is what nanoGPT does, built below from the same network: float32, PyTorch's
+fused attention kernel and its own dropout, unfused AdamW, one `randint` batch stacked from slices,
+and generation that reads the whole window again for each token. Each way runs in a process of its
+own; they take turns, so that a machine that slows down slows both. A figure is the median of
+several runs, with the lowest and the highest in brackets. Needs data/shakespeare_char, prepared
+from the real text.
+"""
+
+import contextlib
+import csv
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import model  # noqa: E402 (the path comes first)
+import prepare_shakespeare  # noqa: E402
+import train  # noqa: E402
+from config import UserError, keep_freed_memory, load, run_main  # noqa: E402
+from optimizer import set_learning_rate  # noqa: E402
+
+CUDA = torch.cuda.is_available()
+SMALL = ["config/shakespeare_cpu.py", "--position=learned"]  # nanoGPT's laptop setting
+LARGER = [*SMALL, "--n_layer=6", "--n_embd=256", "--block_size=256", "--batch_size=16"]
+LARGER += ["--dropout=0.1"]
+CHAR = ["config/shakespeare_char.py"]  # 10.7 million parameters
+TARGET = 1.4697  # nanoGPT's published validation loss for config/shakespeare_char.py, on an A100
+TARGET_STEPS = 1750  # about when its run gets there
+SEEDS = (1337, 1, 2)
+
+# ---------------------------------------------------------------------------------------------
+# Showing
+
+
+def spread(values, digits=0):
+    """'median (lowest to highest)' of several figures."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def table(columns, rows):
+    """Print a Markdown table."""
+    print("\n| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    sys.stdout.flush()
+
+
+def compare(what, unit, plain, ours, digits=0):
+    """A row for two lists of figures that were taken in turns: the ratio is the median of pairs."""
+    ratios = [b / a for a, b in zip(plain, ours, strict=True)]
+    return [f"{what}, {unit}", spread(plain, digits), spread(ours, digits), spread(ratios, 1)]
+
+
+# ---------------------------------------------------------------------------------------------
+# Processes that take turns
+
+
+def started(function, *arguments):
+    """Start function(pipe, *arguments) in a fresh process; returns its end of the pipe."""
+    ours, theirs = multiprocessing.Pipe()
+    multiprocessing.Process(target=function, args=(theirs, *arguments), daemon=True).start()
+    if ours.recv() != "ready":
+        raise UserError("a process of the benchmark did not start")
+    return ours
+
+
+def in_turns(pipes, work, rounds):
+    """Let each process do `work` in turn; returns a list of `rounds` answers for each."""
+    answers = [[] for _ in pipes]
+    for _ in range(rounds):
+        for pipe, collected in zip(pipes, answers, strict=True):
+            pipe.send(work)
+            collected.append(pipe.recv())
+    for pipe in pipes:
+        pipe.send(None)
+    return answers
+
+
+def serve(pipe, do):
+    """A process's life: do what comes out of the pipe and say how long it took, until None."""
+    do(1)
+    pipe.send("ready")
+    while work := pipe.recv():
+        wait_for_gpu()
+        start = time.perf_counter()
+        do(work)
+        wait_for_gpu()
+        pipe.send(time.perf_counter() - start)
+
+
+def wait_for_gpu():
+    """A GPU is handed its work long before it has done it."""
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+# ---------------------------------------------------------------------------------------------
+# The plain way
+
+
+def plain_network(config, device):
+    """The same network, with PyTorch's own dropout and fused attention kernel, in float32."""
+    model.Dropout = torch.nn.Dropout
+    config.attention, config.dtype = "fused", "float32"
+    run = train.Run(config, None, device)
+    return run.network.train(), run
+
+
+def plain_training(pipe, arguments):
+    """nanoGPT's training step, as often as asked for."""
+    config, _ = load(arguments)
+    device = model.pick_device()
+    network, _ = plain_network(config, device)
+    text = np.memmap("data/shakespeare_char/train.bin", dtype="<u2", mode="r")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, fused=False)
+
+    def steps(count):
+        for _ in range(count):
+            starts = torch.randint(len(text) - config.block_size, (config.batch_size,)).tolist()
+            sizes = [(start, start + config.block_size) for start in starts]
+            x = torch.stack([torch.from_numpy(text[a:b].astype(np.int64)) for a, b in sizes])
+            y = [torch.from_numpy(text[a + 1 : b + 1].astype(np.int64)) for a, b in sizes]
+            _, loss = network(x.to(device), torch.stack(y).to(device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    serve(pipe, steps)
+
+
+@torch.no_grad()
+def plain_sampling(pipe, arguments):
+    """nanoGPT's generation: each token reads the whole window again, in float32."""
+    config, _ = load(arguments)
+    device = model.pick_device()
+    network, _ = plain_network(config, device)
+    network.eval()
+
+    def write(count):
+        idx = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        for _ in range(count):
+            logits, _ = network(idx[:, -config.block_size :])
+            following = torch.multinomial(F.softmax(logits[:, -1] / 0.8, dim=1), 1)
+            idx = torch.cat([idx, following], dim=1)
+
+    serve(pipe, write)
+
+
+def plain_prepare(path, folder):
+    """nanoGPT's data/shakespeare_char/prepare.py: a list of numbers, through a dict."""
+    text = Path(path).read_text()
+    ids = {character: number for number, character in enumerate(sorted(set(text)))}
+    for name, part in (
+        ("train", text[: len(text) * 9 // 10]),
+        ("val", text[len(text) * 9 // 10 :]),
+    ):
+        np.array([ids[character] for character in part], dtype=np.uint16).tofile(f"{folder}/{name}")
+
+
+# ---------------------------------------------------------------------------------------------
+# Our way
+
+
+def our_training(pipe, arguments):
+    """train.py's step, as often as asked for."""
+    keep_freed_memory()
+    config, _ = load(arguments)
+    run = train.Run(config, None, model.pick_device())
+    forward = torch.compile(run.network) if CUDA else run.network
+
+    def steps(count):
+        for _ in range(count):
+            torch.manual_seed(run.progress.step)
+            set_learning_rate(run.optimizers, run.progress.step, config)
+            train.train_step(run, forward, train.training_windows(run))
+            run.progress.step += 1
+
+    serve(pipe, steps)
+
+
+def our_sampling(pipe, arguments, streams):
+    """sample.py's generation, `streams` texts at once."""
+    keep_freed_memory()
+    config, _ = load(arguments)
+    device = model.pick_device()
+    network = train.Run(config, None, device).network.to(model.pick_dtype("auto", device)).eval()
+    idx = torch.zeros(streams, 1, dtype=torch.int64, device=device)
+    serve(pipe, lambda count: network.generate(idx, count, temperature=0.8))
+
+
+def whole_process(*command, until=None):
+    """Run a program: (seconds, peak memory in MB); up to its first line with `until` in it."""
+    usage_before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    seconds, last = None, ""
+    for line in process.stdout:
+        last = line
+        if until and until in line and seconds is None:
+            seconds = time.perf_counter() - start
+    process.wait()
+    if process.returncode:
+        raise UserError(f"{command[0]} failed: {last}")
+    memory = max(usage_before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    return seconds or time.perf_counter() - start, memory / 1024
+
+
+def trained(recipe, *changes):
+    """Run train.py with a recipe: (seconds of the whole process, the rows of its log.csv)."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, _ = whole_process(ROOT / "train.py", recipe, f"--out_dir={folder}", *changes)
+        with open(f"{folder}/log.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+    return seconds, [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+# ---------------------------------------------------------------------------------------------
+# Measurements
+
+
+def best_seconds(work, budget=0.5):
+    """The shortest time that `work` takes in `budget` seconds of tries."""
+    seconds = []
+    while sum(seconds) < budget or len(seconds) < 3:
+        wait_for_gpu()
+        start = time.perf_counter()
+        work()
+        wait_for_gpu()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def matrix_speed(dtype, device, size):
+    """GFLOP/s of the product of two square matrices."""
+    matrix = torch.randn(size, size, device=device).to(dtype)
+    return 2 * size**3 / best_seconds(lambda: matrix @ matrix) / 1e9
+
+
+def processor():
+    """The name of this machine's processor."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def measure_machine():
+    """What this machine can do at best: the yardstick for all that follows."""
+    device = model.pick_device()
+    name = torch.cuda.get_device_name() if CUDA else processor()
+    print(
+        f"Machine: {name}, {os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}"
+    )
+    size = 8192 if CUDA else 1024
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        speed = matrix_speed(dtype, device, size)
+        rows.append([f"matrix products in {dtype}, {size} x {size}", f"{speed:,.0f} GFLOP/s"])
+    numbers = torch.ones(1 << 26, device=device)  # 256 MB, more than any cache
+    copy = torch.empty_like(numbers)
+    rate = 2 * numbers.nbytes / best_seconds(lambda: copy.copy_(numbers)) / 1e9
+    rows.append(["memory, read and written", f"{rate:,.0f} GB/s"])
+    table(["this machine's limit", "measured"], rows)
+
+
+def flops_a_token(config):
+    """Multiplications and additions to train on one token: 6 a weight, and attention's own."""
+    weights = 12 * config.n_layer * config.n_embd**2 + 65 * config.n_embd
+    return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
+
+
+def measure_training():
+    """Tokens a second of the same network on the same batches' sizes."""
+    rows = []
+    recipes = [("0.8M, block 64, batch 12", SMALL, 50), ("6 x 256, dropout 0.1", LARGER, 3)]
+    if CUDA:
+        recipes.append(("10.7M, shakespeare_char.py", CHAR, 20))
+    speed = matrix_speed(model.pick_dtype("auto", model.pick_device()), model.pick_device(), 1024)
+    for name, arguments, steps in recipes:
+        config, _ = load(arguments)
+        pipes = [started(plain_training, arguments), started(our_training, arguments)]
+        tokens = steps * train.tokens_a_step(config)
+        plain, ours = ([tokens / s for s in seconds] for seconds in in_turns(pipes, steps, 7))
+        row = compare(f"training, {name}", "tokens/s", plain, ours)
+        share = statistics.median(ours) * flops_a_token(config) / (speed * 1e9)
+        rows.append([*row, f"{share:.0%} of the matrix products' peak"])
+    table(["what", "plain", "here", "ratio", "of the limit"], rows)
+
+
+def measure_fast():
+    """Wall time of whole processes, start to a validation loss of 1.88."""
+    rows = []
+    start = time.perf_counter()
+    config, _ = load(SMALL)
+    pipe = started(plain_training, SMALL)
+    in_turns([pipe], config.max_iters - 1, 1)
+    plain = time.perf_counter() - start
+    results = [trained("config/shakespeare_fast.py", f"--seed={seed}") for seed in SEEDS]
+    for seed, (seconds, log) in zip(SEEDS, results, strict=True):
+        rows.append([f"seed {seed}", f"{seconds:.1f} s", f"{log[-1]['val_loss']:.4f}"])
+    middle = statistics.median(seconds for seconds, _ in results)
+    rows.append([f"plain, {config.max_iters} steps, no evaluation", f"{plain:.1f} s", ""])
+    rows.append(["ratio", f"1/{plain / middle:.1f}", ""])
+    table(["config/shakespeare_fast.py, the whole process", "wall time", "validation loss"], rows)
+
+
+def measure_laptop():
+    """Training time to nanoGPT's published loss, evaluations included."""
+    config, _ = load(CHAR)
+    pipe = started(plain_training, CHAR)
+    [seconds_a_step] = in_turns([pipe], 1, 3)
+    plain = statistics.median(seconds_a_step) * TARGET_STEPS
+    rows = []
+    for seed in SEEDS:
+        seconds, log = trained("config/shakespeare_laptop.py", f"--seed={seed}")
+        reached = [row["seconds"] for row in log if row["val_loss"] <= TARGET]
+        best = min(row["val_loss"] for row in log)
+        reached = f"{reached[0] / 60:.1f} min" if reached else "not reached"
+        rows.append([f"seed {seed}", reached, f"{best:.4f}", f"{seconds / 60:.1f} min"])
+    rows.append([f"plain, {TARGET_STEPS} steps of its own", f"{plain / 60:.0f} min", "", ""])
+    columns = ["config/shakespeare_laptop.py", f"to {TARGET}", "best loss", "whole process"]
+    table(columns, rows)
+
+
+def measure_sampling():
+    """Characters a second that the 10.7 million parameters write, untrained (as fast as trained)."""
+    many = 100 if CUDA else 10
+    pipes = [started(plain_sampling, CHAR)]
+    pipes += [started(our_sampling, CHAR, streams) for streams in (1, many)]
+    plain, one, several = in_turns(pipes, 500, 3)
+    plain, one = [500 / s for s in plain], [500 / s for s in one]
+    several = [500 * many / s for s in several]
+    rows = [
+        compare("one text of 500, 10.7M parameters", "tokens/s", plain, one),
+        compare(f"{many} texts of 500", "tokens/s", plain, several),
+    ]
+    table(["sampling", "plain", "here", "ratio"], rows)
+
+
+def repeated(path, text, size):
+    """Write `text`, over and over, up to `size` bytes."""
+    with open(path, "wb") as file:
+        while file.tell() < size:
+            file.write(text)
+    return path
+
+
+def measure_prepare():
+    """Megabytes a second from a text to its tokens, and the memory that it took."""
+    shakespeare = Path("data/shakespeare_char/input.txt").read_bytes()
+    # Latin, Cyrillic, Chinese and emoji: one, two, three and four bytes a character.
+    mixed = shakespeare + ("Тварь ли я дрожащая, или право имею? 床前明月光 🌙\n" * 2000).encode()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name, text in (("ASCII", shakespeare), ("mixed UTF-8", mixed)):
+            source = repeated("text.txt", text, 10**8)
+            plain = multiprocessing.Process(target=plain_prepare, args=(source, folder))
+            start = time.perf_counter()
+            plain.start()
+            plain.join()
+            plain = 100 / (time.perf_counter() - start)
+            source = repeated("text.txt", text, 10**9)
+            command = [ROOT / "prepare_shakespeare.py", "--source", source, "--dataset", "large"]
+            runs = [measured_alone(command) for _ in range(3)]
+            speeds = [1000 / seconds for seconds, _ in runs]
+            rows.append(
+                [
+                    f"1 GB of {name}",
+                    f"{plain:,.1f} (100 MB)",
+                    spread(speeds),
+                    f"{statistics.median(speeds) / plain:.0f}",
+                    f"{max(memory for _, memory in runs):,.0f} MB",
+                ]
+            )
+    table(["prepare, MB/s", "plain", "here", "ratio", "memory"], rows)
+
+
+def measured_alone(command):
+    """whole_process() in a process of its own, whose only child the program is."""
+    with multiprocessing.Pool(1) as pool:
+        return pool.apply(whole_process, command)
+
+
+def measure_large():
+    """Training from 20 GB of tokens (a file with holes) and from Shakespeare: speed and memory."""
+    rows = []
+    original = Path("data/shakespeare_char").resolve()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name in ("small", "large"):
+            target = Path("data") / name
+            target.mkdir(parents=True)
+            for file in original.glob("*.bin"):
+                (target / file.name).write_bytes(file.read_bytes())
+            meta = prepare_shakespeare.load_meta(original / "meta.json")
+            if name == "large":
+                meta["tokens"]["train"] = 10**10
+                os.truncate(target / "train.bin", 2 * 10**10)
+                meta["checksums"]["meta.json"] = prepare_shakespeare.checksum_of(meta)
+            (target / "meta.json").write_text(prepare_shakespeare.json.dumps(meta))
+        speeds, memories = {"small": [], "large": []}, {"small": 0, "large": 0}
+        for _ in range(3):
+            for name in speeds:
+                command = [ROOT / "train.py", ROOT / SMALL[0], f"--dataset={name}"]
+                command += [f"--out_dir={name}", "--overwrite", "--max_iters=400"]
+                seconds, memory = measured_alone(command)
+                with open(f"{name}/log.csv", newline="") as file:
+                    last = list(csv.DictReader(file))[-1]
+                speeds[name].append(float(last["tokens"]) / float(last["seconds"]))
+                memories[name] = max(memories[name], memory)
+    for name, size in (("small", "2 MB"), ("large", "20 GB")):
+        rows.append([f"train.bin of {size}", spread(speeds[name]), f"{memories[name]:,.0f} MB"])
+    table(["training from", "tokens/s", "memory"], rows)
+
+
+def measure_startup():
+    """From the command to the end of the first step."""
+    torch_alone, first_step = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(7):
+            torch_alone.append(whole_process("-c", "import torch")[0])
+            command = [ROOT / "train.py", SMALL[0], "--max_iters=3", "--log_interval=1"]
+            command += [f"--out_dir={folder}", "--overwrite"]
+            first_step.append(whole_process(*command, until="step 1/")[0])
+    more = [b - a for a, b in zip(torch_alone, first_step, strict=True)]
+    rows = [[spread(torch_alone, 2), spread(first_step, 2), spread(more, 2)]]
+    table(["import torch, s", "train.py to its first step, s", "difference, s"], rows)
+
+
+PARTS = [
+    ("the recipe", []),
+    ("AdamW for the matrices too", ["--optimizer=adamw"]),
+    ("learned positions", ["--position=learned"]),
+    ("queries and keys not normalised", ["--qk_norm=False"]),
+    ("cosine decay", ["--lr_schedule=cosine"]),
+    ("rates halved", ["--learning_rate=4e-3", "--muon_learning_rate=0.02"]),
+    ("rates doubled", ["--learning_rate=16e-3", "--muon_learning_rate=0.08"]),
+    ("float32", ["--dtype=float32"]),
+]
+
+
+def measure_parts():
+    """config/shakespeare_fast.py with one part taken away: its loss after the same steps."""
+    rows = []
+    for name, changes in PARTS:
+        runs = [trained("config/shakespeare_fast.py", *changes, f"--seed={s}") for s in SEEDS]
+        losses = [log[-1]["val_loss"] for _, log in runs]
+        rows.append([name, spread(losses, 3), spread([seconds for seconds, _ in runs], 1)])
+    table(["config/shakespeare_fast.py with", "validation loss", "whole process, s"], rows)
+
+
+MEASUREMENTS = {
+    "machine": measure_machine,
+    "startup": measure_startup,
+    "training": measure_training,
+    "sampling": measure_sampling,
+    "large": measure_large,
+    "prepare": measure_prepare,
+    "fast": measure_fast,
+    "parts": measure_parts,
+    "laptop": measure_laptop,
+}
+
+
+def main(names):
+    multiprocessing.set_start_method("spawn")  # each process begins as a program does
+    unknown = set(names) - set(MEASUREMENTS)
+    if unknown:
+        raise UserError(f"{', '.join(unknown)}? There are: {', '.join(MEASUREMENTS)}")
+    os.chdir(ROOT)
+    for name in names or MEASUREMENTS:
+        MEASUREMENTS[name]()
+    if not CUDA:
+        print("\nCUDA: not measured, there is none here.")
+
+
+if __name__ == "__main__":
+    run_main(main)
