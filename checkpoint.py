@@ -9,7 +9,6 @@ A checkpoint holds tensors and plain values only, its vocabulary and its setting
 is enough to sample from, on a machine without the data.
 """
 
-import csv
 import io
 import math
 import os
@@ -24,14 +23,12 @@ try:
 except ImportError:  # Windows: there, two runs into one folder are not noticed
     fcntl = None
 
-import plots
 from config import SETTINGS, UserError, replacing
-from model import GPT, GPTConfig
+from model import NetworkConfig, build
 
 FORMAT = 2  # of a checkpoint; raised when an older program could not read a newer file
 CONTENTS = {"network", "weights", "vocab", "source", "sha256", "config", "progress"}
-LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
-NETWORK_SETTINGS = {entry.name for entry in fields(GPTConfig)} & set(SETTINGS)
+NETWORK_SETTINGS = {entry.name for entry in fields(NetworkConfig)} & set(SETTINGS)
 SHAPE = NETWORK_SETTINGS - {"dropout", "attention"}  # these two may change from run to run
 
 
@@ -86,9 +83,9 @@ def load_checkpoint(path):
 
 
 def network_from(checkpoint, **changes):
-    """The network of a checkpoint, weights and all, with `changes` to its GPTConfig."""
+    """The network of a checkpoint, weights and all, with `changes` to its NetworkConfig."""
     try:
-        network = GPT(GPTConfig(**{**checkpoint["network"], **changes}))
+        network = build(NetworkConfig(**{**checkpoint["network"], **changes}))
         network.load_state_dict(checkpoint["weights"])
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).split("\n")[0][:120]
@@ -186,16 +183,3 @@ def save_for_resume(run):
     """Write last.pt: a checkpoint with the state of the optimizers."""
     states = [optimizer.state_dict() for optimizer in run.optimizers]
     save(run, "last.pt", optimizers=states, scaler=run.scaler.state_dict())
-
-
-def write_log(run):
-    """Write log.csv and loss.png, whole, from the rows that the run carries with it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(LOG_COLUMNS)
-    writer.writerows(run.progress.log)
-    with replacing(run.folder / "log.csv") as file:
-        file.write(text.getvalue().encode())
-    if plots.available():
-        with replacing(run.folder / "loss.png") as file:
-            plots.draw_loss(LOG_COLUMNS, run.progress.log, file)

@@ -1,5 +1,7 @@
 """The network: a decoder-only Transformer, from its smallest part to the whole.
 
+Its two small ancestors, a table of pairs and a window of embeddings, are in ancestors.py.
+
 A language model gives each possible next character a probability, given the characters before it.
 This one is GPT-2 (Radford et al. 2019, https://github.com/openai/gpt-2), read top to bottom.
 The letters in the shapes: B sequences in a batch, T characters in a sequence, C numbers a
@@ -24,14 +26,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from ancestors import INIT_STD, MLP, Bigram, with_loss
 from config import UserError
 
-INIT_STD = 0.02  # GPT-2's: small enough that the first predictions are close to uniform
 ROTARY_BASE = 10000.0  # the longest wavelength of positional encodings, in characters over 2 pi
 
 
 @dataclass
-class GPTConfig:
+class NetworkConfig:
     """The shape of a network. Raises ValueError, with the reason, where no such network exists."""
 
     vocab_size: int
@@ -44,20 +46,31 @@ class GPTConfig:
     position: str = "learned"
     qk_norm: bool = False
     attention: str = "auto"
+    network: str = "gpt"
+    n_hidden: int = 512
 
     def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+        if self.network not in ("bigram", "mlp", "gpt"):
+            raise ValueError(f"network must be bigram, mlp or gpt, not {self.network}")
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if self.network == "gpt":
+            self.check_gpt()
+
+    def check_gpt(self):
+        """Raise ValueError where the sizes of a Transformer do not fit each other."""
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"n_embd must be a multiple of n_head: {self.n_embd} numbers "
                 f"cannot be shared out evenly to {self.n_head} heads"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout}")
-        if self.position not in ("learned", "sinusoidal", "rotary"):
-            raise ValueError(f"position must be learned, sinusoidal or rotary, not {self.position}")
+        if self.position not in ("learned", "sinusoidal", "rotary", "none"):
+            raise ValueError(
+                f"position must be learned, sinusoidal, rotary or none, not {self.position}"
+            )
         if self.position == "rotary" and self.head_size % 2:
             raise ValueError(
                 f"rotary positions turn pairs of numbers, so n_embd / n_head must be even, "
@@ -321,45 +334,59 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, positions, caches[layer] if caches else None)  # (B, T, C)
         logits = self.lm_head(self.norm(x))  # (B, T, C) -> (B, T, V)
+        return with_loss(logits, targets)
 
-        if targets is None:
-            return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    def new_caches(self):
+        """One KeyValueCache a block, empty: what forward() takes to generate with."""
+        return [KeyValueCache(self.config.block_size) for _ in self.blocks]
 
-    @torch.inference_mode()
-    def stream(self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
-        """Continue idx (B, T), T >= 1: yields the next token of each sequence, (B, 1), in turn.
 
-        The first pass reads the prompt's last block_size tokens and keeps its keys and values;
-        after it each pass reads one token. When block_size tokens are held, the window slides:
-        the newest block_size // 2 are read afresh, as positions 0 and up, and it fills again. So
-        a token sees between half a window and a whole one, and costs at most about two passes of
-        one token, however long the text grows. The same rule holds for every position kind.
-        """
-        block_size = self.config.block_size
-        window = idx[:, -block_size:]  # (B, <= block_size)
-        unread = window
-        caches = [KeyValueCache(block_size) for _ in self.blocks]
-        for _ in range(max_new_tokens):
-            logits, _ = self(unread, caches=caches)  # (B, T') -> (B, T', V)
-            probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
-            unread = torch.multinomial(probabilities, 1, generator=generator)  # (B, V) -> (B, 1)
-            yield unread
-            window = torch.cat([window, unread], dim=1)[:, -block_size:]
-            if caches[0].length == block_size:
-                caches = [KeyValueCache(block_size) for _ in self.blocks]
-                unread = window[:, -max(1, block_size // 2) :]
+NETWORKS = {"bigram": Bigram, "mlp": MLP, "gpt": GPT}  # from the simplest up
 
-    def generate(
-        self, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None
-    ):
-        """idx (B, T) and its continuation: (B, T + max_new_tokens). See stream for the window.
 
-        temperature 0 takes the likeliest character; top_k and top_p as in next_probabilities.
-        Dropout is as the model is set: call eval() first. `generator` makes it repeatable.
-        """
-        steps = self.stream(idx, max_new_tokens, temperature, top_k, top_p, generator)
-        return torch.cat([idx, *steps], dim=1)  # (B, T + max_new_tokens)
+def build(config):
+    """A fresh network of the kind that a NetworkConfig names."""
+    return NETWORKS[config.network](config)
+
+
+# ---------------------------------------------------------------------------------------------
+# Writing: from scores to characters
+
+
+@torch.inference_mode()
+def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
+    """Continue idx (B, T), T >= 1: yields the next token of each sequence, (B, 1), in turn.
+
+    The first pass reads the prompt's last block_size tokens and keeps its keys and values; after it
+    each pass reads one token. When block_size tokens are held, the window slides: the newest
+    block_size // 2 are read afresh, as positions 0 and up, and it fills again. So a token sees
+    between half a window and a whole one, and costs at most about two passes of one token, however
+    long the text grows. The same rule holds for every position kind. Networks that keep nothing
+    read the last block_size tokens each time.
+    """
+    block_size = network.config.block_size
+    window = idx[:, -block_size:]  # (B, <= block_size)
+    unread, caches = window, network.new_caches()
+    for _ in range(max_new_tokens):
+        logits, _ = network(unread, caches=caches)  # (B, T') -> (B, T', V)
+        probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
+        drawn = torch.multinomial(probabilities, 1, generator=generator)  # (B, V) -> (B, 1)
+        yield drawn
+        window = torch.cat([window, drawn], dim=1)[:, -block_size:]
+        unread = drawn if caches else window
+        if caches and caches[0].length == block_size:
+            caches = network.new_caches()
+            unread = window[:, -max(1, block_size // 2) :]
+
+
+def generate(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
+    """idx (B, T) and its continuation: (B, T + max_new_tokens). See stream for the window.
+
+    temperature 0 takes the likeliest character; top_k and top_p as in next_probabilities.
+    Dropout is as the network is set: call eval() first. `generator` makes it repeatable.
+    """
+    steps = stream(network, idx, max_new_tokens, temperature, top_k, top_p, generator)
+    return torch.cat([idx, *steps], dim=1)  # (B, T + max_new_tokens)
 
 
 def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):

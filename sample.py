@@ -17,7 +17,7 @@ import torch
 
 from checkpoint import load_checkpoint, network_from
 from config import Parser, UserError, run_main
-from model import pick_device, pick_dtype
+from model import generate, pick_device, pick_dtype, stream
 from prepare_shakespeare import Tokenizer
 
 
@@ -107,11 +107,11 @@ def write(network, tokenizer, prompt, idx, options):
     shown = "" if options.start is None else prompt
     if options.num_samples == 1:
         print(shown, end="", flush=True)
-        for token in network.stream(idx, **settings):  # (1, 1)
+        for token in stream(network, idx, **settings):  # (1, 1)
             print(tokenizer.decode(token[0].cpu()), end="", flush=True)
         print()
         return
-    samples = network.generate(idx.repeat(options.num_samples, 1), **settings)
+    samples = generate(network, idx.repeat(options.num_samples, 1), **settings)
     for number, sample in enumerate(samples[:, idx.shape[1] :].cpu(), start=1):
         print(f"--- sample {number} of {options.num_samples} ---", file=sys.stderr, flush=True)
         print(shown + tokenizer.decode(sample), flush=True)

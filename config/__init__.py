@@ -154,14 +154,20 @@ class Config:
     compile: bool = setting(True, "torch.compile the network (CUDA only: on CPUs it gains nothing)")
 
     # the network
+    network: str = setting(
+        "gpt",
+        "gpt, or one of its ancestors: bigram (a table of pairs), mlp (Bengio's)",
+        choices=("bigram", "mlp", "gpt"),
+    )
     n_layer: int = setting(4, "number of blocks", low=1)
     n_head: int = setting(4, "attention heads in a block", low=1)
     n_embd: int = setting(128, "width: numbers that stand for one character", low=1)
     block_size: int = setting(64, "context: characters the network sees at once", low=1)
     position: str = setting(
-        "learned", "positional encoding", choices=("learned", "sinusoidal", "rotary")
+        "learned", "positional encoding", choices=("learned", "sinusoidal", "rotary", "none")
     )
     qk_norm: bool = setting(False, "layer norm of queries and keys")
+    n_hidden: int = setting(512, "width of the mlp's one layer", low=1)
     bias: bool = setting(False, "biases in linear layers and layer norms")
     dropout: float = setting(0.0, "share of activations zeroed in training", low=0.0, below=1.0)
     attention: str = setting(
@@ -186,7 +192,9 @@ class Config:
     lr_decay_iters: int = setting(0, "step at which min_lr is reached; 0: max_iters", low=0)
     min_lr: float = setting(1e-4, "learning rate at the end of the decay", low=0.0)
     weight_decay: float = setting(0.1, "pull of the matrices towards zero", low=0.0)
-    beta1: float = setting(0.9, "memory of the gradient: AdamW's, and Muon's momentum", low=0.0, below=1.0)
+    beta1: float = setting(
+        0.9, "memory of the gradient: AdamW's, and Muon's momentum", low=0.0, below=1.0
+    )
     beta2: float = setting(0.99, "AdamW's memory of the gradient's square", low=0.0, below=1.0)
     grad_clip: float = setting(1.0, "largest gradient norm; 0: no clipping", low=0.0)
 

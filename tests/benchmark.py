@@ -206,7 +206,7 @@ def our_sampling(pipe, arguments, streams):
     device = model.pick_device()
     network = train.Run(config, None, device).network.to(model.pick_dtype("auto", device)).eval()
     idx = torch.zeros(streams, 1, dtype=torch.int64, device=device)
-    serve(pipe, lambda count: network.generate(idx, count, temperature=0.8))
+    serve(pipe, lambda count: model.generate(network, idx, count, temperature=0.8))
 
 
 def whole_process(*command, until=None):
@@ -350,7 +350,7 @@ def measure_laptop():
 
 
 def measure_sampling():
-    """Characters a second that the 10.7 million parameters write, untrained (as fast as trained)."""
+    """Characters a second that 10.7 million parameters write, untrained (as fast as trained)."""
     many = 100 if CUDA else 10
     pipes = [started(plain_sampling, CHAR)]
     pipes += [started(our_sampling, CHAR, streams) for streams in (1, many)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import GPT, Dropout, GPTConfig, next_probabilities
+from model import GPT, Dropout, NetworkConfig, generate, next_probabilities
 
 POSITIONS = ["learned", "sinusoidal", "rotary"]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -16,7 +16,7 @@ def small_network(seed=0, scale=4.0, **changes):
     """A network of random weights, large enough that every part of it shows in the logits."""
     torch.manual_seed(seed)
     shape = {"vocab_size": 11, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 12}
-    network = GPT(GPTConfig(**{**shape, **changes})).eval()
+    network = GPT(NetworkConfig(**{**shape, **changes})).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(scale).add_(torch.randn_like(parameter) * 0.1)
@@ -160,7 +160,7 @@ def test_loss_is_the_mean_cross_entropy_of_the_targets():
 @pytest.mark.parametrize("position", POSITIONS)
 def test_the_initial_loss_is_that_of_a_uniform_guess(position):
     torch.manual_seed(0)
-    network = GPT(GPTConfig(vocab_size=65, block_size=64, position=position))
+    network = GPT(NetworkConfig(vocab_size=65, block_size=64, position=position))
     ids = torch.randint(65, (8, 65))
     loss = network(ids[:, :-1], ids[:, 1:])[1].item()
     assert abs(loss - math.log(65)) < 0.05
@@ -168,7 +168,7 @@ def test_the_initial_loss_is_that_of_a_uniform_guess(position):
 
 def test_initialisation_is_gpt2s():
     torch.manual_seed(0)
-    network = GPT(GPTConfig(vocab_size=65, n_layer=8, n_embd=256, bias=True))
+    network = GPT(NetworkConfig(vocab_size=65, n_layer=8, n_embd=256, bias=True))
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             assert (parameter == 0).all(), name
@@ -288,7 +288,7 @@ def test_cached_generation_equals_recomputed_generation(position, block_size):
     for prompt_length in (1, block_size, block_size + 3):
         ids = random_ids(network, length=prompt_length)
         expected = generate_afresh(network, ids, 50)
-        assert torch.equal(network.generate(ids, 50, temperature=0), expected)
+        assert torch.equal(generate(network, ids, 50, temperature=0), expected)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -307,15 +307,15 @@ def test_cached_logits_equal_uncached_logits(position):
 def test_each_prompt_of_a_batch_is_continued_as_if_alone():
     network = small_network()
     ids = random_ids(network, rows=4, length=5)
-    together = network.generate(ids, 40, temperature=0)
-    alone = torch.cat([network.generate(row[None], 40, temperature=0) for row in ids])
+    together = generate(network, ids, 40, temperature=0)
+    alone = torch.cat([generate(network, row[None], 40, temperature=0) for row in ids])
     assert torch.equal(together, alone)
 
 
 def test_the_same_seed_writes_the_same_and_another_seed_something_else():
     network, ids = small_network(scale=1.0), torch.zeros(1, 1, dtype=torch.int64)
     texts = [
-        network.generate(ids, 40, generator=torch.Generator().manual_seed(seed))
+        generate(network, ids, 40, generator=torch.Generator().manual_seed(seed))
         for seed in (1, 1, 2)
     ]
     assert torch.equal(texts[0], texts[1])
@@ -326,7 +326,7 @@ def test_a_token_past_the_window_costs_no_more_than_one_within():
     network = small_network()
     lengths = []
     network.token_embedding.register_forward_hook(lambda m, i, o: lengths.append(o.shape[1]))
-    network.generate(random_ids(network, length=4), 400)
+    generate(network, random_ids(network, length=4), 400)
     assert sum(lengths) <= 4 + 2 * 400
     assert max(lengths) <= 8
 
@@ -377,7 +377,7 @@ def test_sampling_follows_the_probabilities():
     network = small_network(block_size=1)
     ids = torch.full((20000, 1), 3)
     generator = torch.Generator().manual_seed(0)
-    drawn = network.generate(ids, 1, temperature=1.5, top_k=6, generator=generator)[:, 1]
+    drawn = generate(network, ids, 1, temperature=1.5, top_k=6, generator=generator)[:, 1]
     logits = network(ids[:1])[0][:, -1].detach()
     expected = next_probabilities(logits, temperature=1.5, top_k=6)[0]
     found = torch.bincount(drawn, minlength=11) / len(drawn)

@@ -16,10 +16,11 @@ from conftest import ROOT
 
 import model
 import prepare_shakespeare
+import run as run_module
 import train
 from checkpoint import claim, load_checkpoint, network_from
 from config import Config, UserError
-from model import GPT, GPTConfig
+from model import GPT, NetworkConfig
 from optimizer import Muon, build_optimizers, learning_rate_at, set_learning_rate
 
 TINY = [
@@ -108,7 +109,7 @@ def test_muons_rate_follows_in_proportion(workspace):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_each_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
-    network = GPT(GPTConfig(vocab_size=11, bias=True))
+    network = GPT(NetworkConfig(vocab_size=11, bias=True))
     config = Config(optimizer=optimizer, weight_decay=0.3)
     decays, kinds = {}, {}
     for built in build_optimizers(network, config, torch.float32):
@@ -280,7 +281,7 @@ def test_validation_covers_the_whole_split_once_whatever_the_pieces(workspace, m
         total += loss.item() * (len(piece) - 1)
     starts = np.arange(0, len(ids) - 1, 16)
     for eval_tokens in (16, 100, 10**6):
-        monkeypatch.setattr(train, "EVAL_TOKENS", eval_tokens)
+        monkeypatch.setattr(run_module, "EVAL_TOKENS", eval_tokens)
         assert train.mean_loss(run, "val", starts) == pytest.approx(total / (len(ids) - 1))
 
 
