@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows: there, two runs into one folder are not noticed
     fcntl = None
 
-from config import SETTINGS, UserError, replacing
+from config import MOMENTARY, SETTINGS, UserError, replacing
 from model import NetworkConfig, build
 
 FORMAT = 2  # of a checkpoint; raised when an older program could not read a newer file
@@ -39,6 +39,7 @@ class Progress:
     step: int = 0
     best_val_loss: float = math.inf
     seconds: float = 0.0  # of wall time, resumes summed
+    resumes: list = field(default_factory=list)  # the steps at which the run was resumed
     log: list = field(default_factory=list)  # rows of log.csv
 
 
@@ -97,10 +98,14 @@ def starting_point(config, given):
     """The checkpoint to start from, or None. Settings that were not `given` become its own."""
     folder = Path(config.out_dir)
     last = folder / "last.pt"
+    if config.eval_only and config.init_from in ("scratch", "resume", "auto"):
+        config.init_from = str(folder / "ckpt.pt")
     if config.init_from == "auto":
         config.init_from = "resume" if last.exists() else "scratch"
     if config.init_from == "scratch":
-        if (last.exists() or (folder / "ckpt.pt").exists()) and not config.overwrite:
+        studying = config.dry_run or config.overfit_batch or config.find_lr
+        there = last.exists() or (folder / "ckpt.pt").exists()
+        if there and not config.overwrite and not studying:
             raise UserError(
                 f"{folder} already holds a run: --init_from=resume goes on with it, "
                 "--out_dir=out/NAME starts beside it, --overwrite replaces it"
@@ -121,9 +126,10 @@ def starting_point(config, given):
         fixed = name in SHAPE or (resume and name == "optimizer")
         if fixed and name in given and new != old:
             raise UserError(f"{name} is {new} here but {old} in {path}, where it cannot change")
-        if name in SHAPE or (resume and name in SETTINGS and name not in given):
+        asked = name in given or name in MOMENTARY
+        if name in SHAPE or (resume and name in SETTINGS and not asked):
             setattr(config, name, old)
-        elif resume and new != old and name not in ("init_from", "overwrite"):
+        elif resume and new != old and name not in MOMENTARY:
             print(f"changed since this run stopped: {name} = {new} (was {old})")
     return checkpoint
 

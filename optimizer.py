@@ -36,14 +36,19 @@ def learning_rate_at(step, config):
 
 
 def set_learning_rate(optimizers, step, config):
-    """Give every optimizer its rate for a step; returns AdamW's. Muon's follows in proportion."""
+    """Give every optimizer its rate for a step; returns AdamW's."""
     rate = learning_rate_at(step, config)
+    set_rate(optimizers, rate, config)
+    return rate
+
+
+def set_rate(optimizers, rate, config):
+    """Set AdamW's learning rate; Muon's follows in proportion."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
             if isinstance(optimizer, Muon):
                 group["lr"] = rate / config.learning_rate * config.muon_learning_rate
-    return rate
 
 
 # ---------------------------------------------------------------------------------------------
@@ -74,8 +79,9 @@ class Muon(WithoutCompiler, torch.optim.Muon):
     directions of a matrix alike, where AdamW moves mostly the few that dominate its gradients.
 
     torch's own step computes in bfloat16 whatever the machine, which a CPU without bfloat16
-    instructions emulates: on one core of a busy machine a step of config/shakespeare_cpu.py took
-    1.0 s, and takes 0.35 with this one, which computes in `dtype`. Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+    instructions emulates, and takes one matrix after the other; this one computes in `dtype`, and
+    all matrices of one shape at once (10 and 4.7 ms a step of config/shakespeare_cpu.py).
+    Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
 
     def __init__(self, parameters, dtype, **options):

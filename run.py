@@ -84,7 +84,7 @@ class Run:
         self.meta, splits = open_dataset(config.dataset, config.block_size)
         self.tokenizer = Tokenizer(self.meta["vocab"])
         check_data(self.meta, config, checkpoint)
-        self.data = {name: Tokens(splits[name], self.device) for name in ("train", "val")}
+        self.data = {name: Tokens(splits[name], self.device) for name in splits}
 
         torch.manual_seed(config.seed)
         self.network = build_network(config, self.tokenizer, checkpoint).to(self.device)
@@ -98,6 +98,7 @@ class Run:
                 optimizer.load_state_dict(state)
             self.scaler.load_state_dict(checkpoint["scaler"])
             self.progress = Progress(**checkpoint["progress"])
+            self.progress.resumes.append(self.progress.step)
 
     def autocast(self):
         """The context in which forward passes compute in dtype."""
@@ -188,6 +189,11 @@ EVAL_TOKENS = 4096  # in one forward pass of an evaluation: its numbers fit a CP
 SAMPLE_LENGTH = 100  # characters shown at an evaluation: two or three lines
 
 
+def window_starts(run, split):
+    """Where the windows begin that cover a split in order, each character predicted once."""
+    return np.arange(0, len(run.data[split]) - 1, run.config.block_size)
+
+
 def evaluation_pieces(tokens, starts, block_size):
     """Yield (starts, length) of batches of windows; what the split's end cuts short comes last."""
     rows = max(1, EVAL_TOKENS // block_size)
@@ -213,6 +219,13 @@ def mean_loss(run, split, starts):
     run.network.train()
     counts = [len(starts) * (length - 1) for starts, length in pieces]
     return float(np.average(losses.tolist(), weights=counts))
+
+
+def in_words(loss):
+    """A loss in nats, and what it means in the field's other two units."""
+    perplexity = math.exp(min(loss, 700))  # more would overflow
+    bits = loss / math.log(2)
+    return f"{loss:.4f} nats ({bits:.3f} bits per character, perplexity {perplexity:.2f})"
 
 
 def short_sample(run):

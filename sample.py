@@ -3,13 +3,17 @@
     python sample.py --temperature=0.8                     from the newest checkpoint under out/
     python sample.py --start "ROMEO:" --num_samples=5      five continuations of a prompt
     python sample.py --start FILE:prompt.txt > poem.txt    the prompt from a file, the text to one
+    python sample.py --temperatures 0.2,0.8,1.5            the same prompt at each, side by side
 
 The text goes to standard output, everything else to standard error. The same seed writes the same
 text. A temperature below 1 is careful, above 1 daring; 0 always takes the likeliest character.
 """
 
+import shutil
 import sys
+import textwrap
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +35,7 @@ def read_options(arguments):
     add("--num_samples", type=int, default=1, help="how many texts (default: 1)")
     add("--max_new_tokens", type=int, default=500, help="characters in each (default: 500)")
     add("--temperature", type=float, default=0.8, help="0: the likeliest always (default: 0.8)")
+    add("--temperatures", metavar="T,T,...", help="a sample at each, side by side")
     add("--top_k", type=int, help="draw from the k likeliest characters only (default: all)")
     add("--top_p", type=float, help="draw from the likeliest that sum to p only (default: all)")
     add("--seed", type=int, default=1337, help="another seed, another text (default: 1337)")
@@ -42,6 +47,7 @@ def read_options(arguments):
         help="of weights and arithmetic (default: auto, the fastest here)",
     )
     options = parser.parse_args(arguments)
+    options.temperatures = read_temperatures(options.temperatures)
     for name, fit, wanted in (
         ("num_samples", options.num_samples >= 1, "at least 1"),
         ("max_new_tokens", options.max_new_tokens >= 1, "at least 1"),
@@ -52,7 +58,21 @@ def read_options(arguments):
     ):
         if not fit:
             raise UserError(f"--{name} must be {wanted}, not {getattr(options, name)}")
+    if options.temperatures and options.num_samples > 1:
+        raise UserError("--temperatures writes one sample at each: leave --num_samples out")
     return options
+
+
+def read_temperatures(text):
+    """'0.2,0.8' -> [0.2, 0.8]; None -> []. Raises UserError."""
+    try:
+        temperatures = [float(word) for word in text.split(",")] if text else []
+        fit = all(0 <= temperature < float("inf") for temperature in temperatures)
+    except ValueError:
+        fit = False
+    if not fit:
+        raise UserError(f"--temperatures {text}: give numbers of 0 or above, as in 0.2,0.8,1.5")
+    return temperatures
 
 
 def find_checkpoint(options):
@@ -105,6 +125,15 @@ def write(network, tokenizer, prompt, idx, options):
         "generator": torch.Generator(idx.device).manual_seed(options.seed),
     }
     shown = "" if options.start is None else prompt
+    if options.temperatures:
+        texts = []
+        for settings["temperature"] in options.temperatures:
+            settings["generator"].manual_seed(options.seed)
+            sample = generate(network, idx, **settings)[0, idx.shape[1] :]
+            texts.append(shown + tokenizer.decode(sample.cpu()))
+        titles = [f"temperature {temperature:g}" for temperature in options.temperatures]
+        print(side_by_side(titles, texts, shutil.get_terminal_size().columns))
+        return
     if options.num_samples == 1:
         print(shown, end="", flush=True)
         for token in stream(network, idx, **settings):  # (1, 1)
@@ -115,6 +144,19 @@ def write(network, tokenizer, prompt, idx, options):
     for number, sample in enumerate(samples[:, idx.shape[1] :].cpu(), start=1):
         print(f"--- sample {number} of {options.num_samples} ---", file=sys.stderr, flush=True)
         print(shown + tokenizer.decode(sample), flush=True)
+
+
+def side_by_side(titles, texts, width):
+    """Texts as columns of one text that is `width` characters wide, their titles above them."""
+    column = max(16, (width + 3) // len(texts) - 3)  # " | " stands between two
+    columns = []
+    for title, text in zip(titles, texts, strict=True):
+        lines = [title, ""]
+        for line in text.splitlines():
+            lines += textwrap.wrap(line, column) or [""]
+        columns.append(lines)
+    rows = zip_longest(*columns, fillvalue="")
+    return "\n".join(" | ".join(cell.ljust(column) for cell in row).rstrip() for row in rows)
 
 
 def main(arguments):
@@ -138,7 +180,8 @@ def main(arguments):
     started = time.monotonic()
     write(network, tokenizer, prompt, idx.to(device), options)
     seconds = time.monotonic() - started
-    tokens = options.num_samples * options.max_new_tokens
+    texts = len(options.temperatures) or options.num_samples
+    tokens = texts * options.max_new_tokens
     print(f"{tokens} characters, {tokens / seconds:,.0f} a second", file=sys.stderr)
 
 

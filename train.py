@@ -24,24 +24,24 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 import plots
-from checkpoint import claim, save, save_for_resume, starting_point
-from config import RANK, WORLD, UserError, load, replacing, run_main
+import studies
+from checkpoint import claim, load_checkpoint, save, save_for_resume, starting_point
+from config import RANK, WORLD, UserError, load, replacing, run_main, show
 from model import pick_device, pick_dtype
 from optimizer import set_learning_rate
-from run import Run, mean_loss, short_sample, tokens_a_step, train_step, training_windows
+from run import (
+    Run,
+    in_words,
+    mean_loss,
+    short_sample,
+    tokens_a_step,
+    train_step,
+    training_windows,
+    window_starts,
+)
 
 # ---------------------------------------------------------------------------------------------
 # What the person at the terminal sees
-
-
-def show(line, passing=False):
-    """Print a line; a `passing` one is overwritten by the next where that can be."""
-    if RANK:
-        return
-    if sys.stdout.isatty():
-        print(f"\r{line}\033[K", end="" if passing else "\n", flush=True)
-    else:
-        print(line, flush=True)
 
 
 def introduce(run):
@@ -51,24 +51,26 @@ def introduce(run):
     batch = config.batch_size * config.gradient_accumulation_steps
     show(f"corpus:  {run.meta['source']}")
     show(f"         data/{config.dataset}, {run.meta['characters']:,} characters")
-    show(
-        f"network: {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
-        f"block {config.block_size}: {size / 1e6:.2f} million parameters"
-    )
+    shapes = {
+        "bigram": "bigram, a table of pairs",
+        "mlp": f"mlp, {config.block_size} places of {config.n_embd} numbers, "
+        f"{config.n_hidden} hidden",
+        "gpt": f"gpt, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
+        f"block {config.block_size}",
+    }
+    show(f"network: {shapes[config.network]}: {size:,} parameters")
     show(f"run:     {run.folder}, batch {batch}, on {run.device} in {config.dtype}")
     if run.progress.step:
         show(f"         resumed at step {run.progress.step}")
 
 
-def conclude(run, stop):
-    """Say how it ended and what to type next; exits with 128 + the signal if one stopped it."""
+def conclude(run, test_loss):
+    """Say how the run ended, and what to type next."""
     progress = run.progress
-    resume = f"python train.py --init_from=resume --out_dir={run.folder}"
-    if stop.signal:
-        show(f"stopped after step {progress.step}, and saved; to go on:  {resume}")
-        sys.exit(128 + stop.signal)
     show(f"done: {progress.step} steps in {timedelta(seconds=round(progress.seconds))}")
     show(f"best validation loss: {progress.best_val_loss:.4f}, in {run.folder / 'ckpt.pt'}")
+    if test_loss is not None:
+        show(f"test loss of those weights: {test_loss:.4f}")
     show(f"read what it writes:  python sample.py --out_dir={run.folder}")
 
 
@@ -114,14 +116,13 @@ def evaluate(run, rate):
     last = len(run.data["train"]) - config.block_size - 1
     spread = np.linspace(0, last, config.eval_iters * config.batch_size).astype(np.int64)
     train_loss = mean_loss(run, "train", spread)
-    val_loss = mean_loss(run, "val", np.arange(0, len(run.data["val"]) - 1, config.block_size))
+    val_loss = mean_loss(run, "val", window_starts(run, "val"))
     best = val_loss < progress.best_val_loss
     progress.best_val_loss = min(val_loss, progress.best_val_loss)
 
     show(
-        f"--- step {progress.step}: training loss {train_loss:.4f}, validation loss {val_loss:.4f} "
-        f"nats ({val_loss / math.log(2):.3f} bits per character, perplexity "
-        f"{math.exp(min(val_loss, 700)):.2f}), {'the best' if best else 'not the best'} so far"
+        f"--- step {progress.step}: training loss {train_loss:.4f}, validation loss "
+        f"{in_words(val_loss)}, {'the best' if best else 'not the best'} so far"
     )
     for line in short_sample(run).splitlines() if RANK == 0 else []:
         show(f"    | {line}")
@@ -206,6 +207,17 @@ def check_finite(run, norm):
         )
 
 
+def test_loss_of_the_best(run):
+    """The test split's loss of the weights that validation chose; None without such a split."""
+    if "test" not in run.data:
+        return None
+    [weights] = from_first_process(
+        load_checkpoint(run.folder / "ckpt.pt")["weights"] if RANK == 0 else None
+    )
+    run.network.load_state_dict(weights)
+    return mean_loss(run, "test", window_starts(run, "test"))
+
+
 def join_processes(device):
     """Meet the processes that torchrun started beside this one; returns this one's device."""
     if device.type == "cuda":
@@ -239,6 +251,7 @@ def from_first_process(*things):
 
 def main(arguments):
     config, given = load(arguments)
+    study = studies.chosen(config)
     device = pick_device(config.device)
     if WORLD > 1:
         device = join_processes(device)
@@ -247,12 +260,17 @@ def main(arguments):
     config.dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
     config, checkpoint = from_first_process(config, checkpoint)
     run = Run(config, checkpoint, device)
+    if study:
+        introduce(run)
+        study(run)
+        return
     lock = claim(run.folder) if RANK == 0 else contextlib.nullcontext()
     with lock:
         introduce(run)
         stop = StopRequest()
         try:
             train(run, stop)
+            test_loss = None if stop.signal else test_loss_of_the_best(run)
         except RuntimeError as error:
             if WORLD > 1 and ("gloo" in str(error) or "NCCL" in str(error)):
                 raise UserError("another process of this run has ended") from error
@@ -264,7 +282,11 @@ def main(arguments):
             ) from error
     if WORLD > 1:
         distributed.destroy_process_group()
-    conclude(run, stop)
+    if stop.signal:
+        resume = f"python train.py --init_from=resume --out_dir={run.folder}"
+        show(f"stopped after step {run.progress.step}, and saved; to go on:  {resume}")
+        sys.exit(128 + stop.signal)
+    conclude(run, test_loss)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,16 @@ def discard_output():
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def show(line, passing=False):
+    """Print a line; a `passing` one is overwritten by the next where that can be."""
+    if RANK:
+        return
+    if sys.stdout.isatty():
+        print(f"\r{line}\033[K", end="" if passing else "\n", flush=True)
+    else:
+        print(line, flush=True)
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Open a temporary file whose contents take the place of `path` when the block ends well.
@@ -144,6 +154,10 @@ class Config:
         "scratch", "scratch; resume; auto: resume if there is a run; or a checkpoint (fine-tuning)"
     )
     overwrite: bool = setting(False, "let a new run take the place of the one in out_dir")
+    dry_run: bool = setting(False, "only show what the run would cost")
+    overfit_batch: bool = setting(False, "only try whether one batch can be learned by heart")
+    find_lr: bool = setting(False, "only look for a learning rate")
+    eval_only: bool = setting(False, "only show the losses of the run's best checkpoint")
     seed: int = setting(1337, "of initialisation, batches and dropout", low=0, high=2**32)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps; auto: the fastest there is")
     dtype: str = setting(
@@ -208,6 +222,8 @@ class Config:
 
 
 SETTINGS = {entry.name: entry for entry in fields(Config)}
+# What one call is told, and no later one should remember.
+MOMENTARY = {"init_from", "overwrite", "dry_run", "overfit_batch", "find_lr", "eval_only"}
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
 LARGEST = 2**63 - 1  # what the tensors' own integers hold
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import GPT, Dropout, NetworkConfig, generate, next_probabilities
+from model import GPT, Dropout, NetworkConfig, build, generate, next_probabilities
 
-POSITIONS = ["learned", "sinusoidal", "rotary"]
+POSITIONS = ["none", "learned", "sinusoidal", "rotary"]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -16,7 +16,7 @@ def small_network(seed=0, scale=4.0, **changes):
     """A network of random weights, large enough that every part of it shows in the logits."""
     torch.manual_seed(seed)
     shape = {"vocab_size": 11, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 12}
-    network = GPT(NetworkConfig(**{**shape, **changes})).eval()
+    network = build(NetworkConfig(**{**shape, **changes})).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(scale).add_(torch.randn_like(parameter) * 0.1)
@@ -106,8 +106,16 @@ def test_logits_equal_a_plain_numpy_forward_pass(position, bias, qk_norm, attent
 
 @pytest.mark.parametrize("attention", ["written_out", "fused"])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_no_position_sees_the_future(position, attention):
-    network = small_network(position=position, attention=attention)
+def test_no_position_of_a_gpt_sees_the_future(position, attention):
+    assert_causal(small_network(position=position, attention=attention))
+
+
+@pytest.mark.parametrize("kind", ["bigram", "mlp"])
+def test_no_position_of_an_ancestor_sees_the_future(kind):
+    assert_causal(small_network(network=kind, n_hidden=8))
+
+
+def assert_causal(network):
     ids = random_ids(network, rows=1)
     before = network(ids)[0]
     for t in range(ids.shape[1]):
@@ -132,7 +140,7 @@ def test_every_position_sees_all_of_the_past(position):
     assert (embedded["x"].grad[0].abs().sum(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
 def test_order_matters(position):
     network = small_network(position=position, n_layer=1)
     one = network(torch.tensor([[1, 2, 3]]))[0][0, -1]
@@ -253,6 +261,8 @@ def test_a_gpu_computes_what_the_cpu_computes(position):
         ({"dropout": -0.1}, "dropout"),
         ({"dropout": math.nan}, "dropout"),
         ({"position": "none of these"}, "position"),
+        ({"network": "rnn"}, "network"),
+        ({"n_hidden": 0}, "n_hidden"),
         ({"attention": "flash"}, "attention"),
     ],
 )
@@ -383,3 +393,67 @@ def test_sampling_follows_the_probabilities():
     found = torch.bincount(drawn, minlength=11) / len(drawn)
     assert (found - expected).abs().max() < 0.015
     assert (found[expected == 0] == 0).all()
+
+
+# --- the ancestors
+
+
+def test_a_bigram_sees_one_character_and_an_mlp_block_size_of_them():
+    for kind, sees in (("bigram", 1), ("mlp", 16)):
+        network = small_network(network=kind, n_hidden=8, scale=1.0)
+        ids = random_ids(network, rows=1, length=40)
+        whole = network(ids)[0][0, -1]
+        for changed in range(40):
+            other = ids.clone()
+            other[0, changed] = (other[0, changed] + 1) % 11
+            same = torch.equal(network(other)[0][0, -1], whole)
+            assert same == (changed < 40 - sees), (kind, changed)
+
+
+def test_an_mlp_is_bengios():
+    network = small_network(network="mlp", n_embd=3, block_size=4, n_hidden=8)
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    ids = random_ids(network, rows=1, length=7)[0].numpy()
+    logits = network(torch.from_numpy(ids)[None])[0][0].detach().numpy()
+    for t in range(len(ids)):
+        seen = [weights["token_embedding.weight"][i] for i in ids[max(0, t - 3) : t + 1]]
+        seen = [np.zeros(3)] * (4 - len(seen)) + seen
+        hidden = np.tanh(weights["hidden.weight"] @ np.concatenate(seen) + weights["hidden.bias"])
+        expected = weights["lm_head.weight"] @ hidden + weights["lm_head.bias"]
+        np.testing.assert_allclose(logits[t], expected, atol=1e-5)
+
+
+def test_a_trained_bigram_has_counted_pairs():
+    """Gradient descent on the table ends where counting does: at the pairs' frequencies."""
+    network = small_network(network="bigram", vocab_size=3)
+    text = torch.tensor([[0, 1, 0, 1, 0, 2, 1, 0, 1, 1, 0, 2, 0, 1, 2, 0, 0]])
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    for _ in range(500):
+        optimizer.zero_grad()
+        network(text[:, :-1], text[:, 1:])[1].backward()
+        optimizer.step()
+    counts = torch.zeros(3, 3)
+    for first, second in zip(text[0, :-1], text[0, 1:], strict=True):
+        counts[first, second] += 1
+    probabilities = network(torch.arange(3)[None])[0][0].softmax(dim=1)
+    torch.testing.assert_close(
+        probabilities, counts / counts.sum(1, keepdim=True), atol=2e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("kind", ["bigram", "mlp"])
+def test_ancestors_write_from_their_window(kind):
+    network = small_network(network=kind, n_hidden=8, block_size=5, scale=1.0)
+    ids = random_ids(network, rows=2, length=3)
+    written = generate(network, ids, 20, temperature=0)
+    for t in range(3, 23):
+        logits = network(written[:, max(0, t - 5) : t])[0][:, -1]
+        assert torch.equal(written[:, t], logits.argmax(dim=1))
+
+
+def test_without_positions_a_layer_cannot_tell_orders_apart():
+    network = small_network(position="none", n_layer=1)
+    one, other = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[3, 1, 2, 4]])
+    torch.testing.assert_close(network(one)[0][0, -1], network(other)[0][0, -1])
+    network = small_network(position="learned", n_layer=1)
+    assert (network(one)[0][0, -1] - network(other)[0][0, -1]).abs().max() > 0.1

@@ -198,3 +198,26 @@ def test_a_gpu_writes_the_likeliest_text_that_the_cpu_writes(here, capsys):
     options = ["--temperature=0", "--dtype=float32"]
     on_cpu = written(capsys, *options)
     assert written(capsys, *options, "--device=cuda") == on_cpu
+
+
+def test_temperatures_stand_side_by_side(here, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    alone = []
+    for temperature in ("0.2", "1.5"):
+        sample.main(["--start=First", f"--temperature={temperature}", "--max_new_tokens=60"])
+        alone.append(capsys.readouterr().out.split())
+    sample.main(["--start=First", "--temperatures=0.2,1.5", "--max_new_tokens=60"])
+    lines = capsys.readouterr().out.rstrip("\n").splitlines()
+    assert max(map(len, lines)) <= 100
+    columns = [[], []]
+    for line in lines[2:]:
+        cells = [line[:48], line[51:]]
+        for column, cell in zip(columns, cells, strict=True):
+            column += cell.split()
+    assert ["".join(column) for column in columns] == ["".join(words) for words in alone]
+
+
+@pytest.mark.parametrize("text", ["0.2,a", "0.2,,1", "-1", "nan", "inf"])
+def test_temperatures_that_are_none(here, text):
+    with pytest.raises(UserError, match="give numbers of 0 or above"):
+        sample.main([f"--temperatures={text}"])
