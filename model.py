@@ -175,12 +175,14 @@ class KeyValueCache:
         """Append (B, n_head, T, head_size) keys and values; return all of them so far."""
         if self.length == 0:
             B, n_head, _, head_size = k.shape
-            self.keys = k.new_empty(B, n_head, self.block_size, head_size)
+            # Keys lie as the product with a query reads them, or each step would copy them all.
+            self.keys = k.new_empty(B, n_head, head_size, self.block_size)
             self.values = v.new_empty(B, n_head, self.block_size, head_size)
         start, self.length = self.length, self.length + k.shape[2]
-        self.keys[:, :, start : self.length] = k
+        self.keys[:, :, :, start : self.length] = k.transpose(2, 3)
         self.values[:, :, start : self.length] = v
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        keys = self.keys[:, :, :, : self.length].transpose(2, 3)
+        return keys, self.values[:, :, : self.length]
 
 
 class CausalSelfAttention(nn.Module):
