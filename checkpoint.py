@@ -3,7 +3,7 @@
 out/<run>/ckpt.pt   the weights with the lowest validation loss so far: what sample.py reads
 out/<run>/last.pt   the newest weights and the optimizers' state: what a resume reads
 out/<run>/log.csv   one row an evaluation
-out/<run>/loss.png  the same as a picture, where matplotlib is installed
+out/<run>/loss.png  the same as a picture, where matplotlib is installed; plots.py adds others
 
 A checkpoint holds tensors and plain values only, its vocabulary and its settings among them: it
 is enough to sample from, on a machine without the data.
@@ -16,6 +16,7 @@ import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 
 try:
@@ -83,6 +84,21 @@ def load_checkpoint(path):
     return checkpoint
 
 
+def find_checkpoint(options):
+    """The path of the checkpoint that the command line asks for; raises UserError."""
+    if options.checkpoint:
+        return Path(options.checkpoint)
+    if options.out_dir:
+        return Path(options.out_dir) / "ckpt.pt"
+    checkpoints = sorted(Path("out").glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
+    if not checkpoints:
+        raise UserError(
+            "no checkpoint under out/: train one (python train.py config/shakespeare_cpu.py), or "
+            "name one with --out_dir or --checkpoint"
+        )
+    return checkpoints[-1]
+
+
 def network_from(checkpoint, **changes):
     """The network of a checkpoint, weights and all, with `changes` to its NetworkConfig."""
     try:
@@ -92,6 +108,31 @@ def network_from(checkpoint, **changes):
         reason = str(error).split("\n")[0][:120]
         raise UserError(f"the checkpoint's network and weights do not fit ({reason})") from error
     return network
+
+
+def read_prompt(start, tokenizer):
+    """(the prompt's text, its ids as a tensor (1, T)); raises UserError."""
+    prompt = start
+    if start is None:
+        prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
+    elif start.startswith("FILE:"):
+        path = start.removeprefix("FILE:")
+        try:
+            prompt = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--start: cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"--start: {path} is not UTF-8 text ({error.reason})") from error
+    if not prompt:
+        raise UserError("--start: the prompt is empty; leave --start out to begin a new speech")
+    try:
+        ids = tokenizer.encode(prompt)
+    except ValueError as error:
+        raise UserError(
+            f"--start: {error}; the network knows {tokenizer.vocab_size} characters: "
+            f"{tokenizer.vocab!r}"
+        ) from error
+    return prompt, torch.from_numpy(ids.astype(np.int64))[None]  # (T,) -> (1, T)
 
 
 def starting_point(config, given):

@@ -12,6 +12,8 @@ import math
 import torch
 from torch.optim import Optimizer
 
+from config import UserError
+
 # Of Newton and Schulz's method, a matrix product each. Muon's authors take 5; in 200 steps of
 # config/shakespeare_fast.py, 4 lost as little (1.886 against 1.888) and 3 more (1.909).
 ORTHOGONALISATION_STEPS = 4
@@ -155,6 +157,10 @@ def build_optimizers(network, config, dtype):
             outside.append(parameter)
 
     muon = config.optimizer == "muon"
+    if muon and not inside:
+        raise UserError(
+            f"optimizer=muon is for the matrices inside a gpt's blocks: a {config.network} has none"
+        )
     groups = [
         {"params": outside if muon else inside + outside, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},

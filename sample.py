@@ -14,13 +14,11 @@ import sys
 import textwrap
 import time
 from itertools import zip_longest
-from pathlib import Path
 
-import numpy as np
 import torch
 
-from checkpoint import load_checkpoint, network_from
-from config import Parser, UserError, run_main
+from checkpoint import find_checkpoint, load_checkpoint, network_from, read_prompt
+from config import Parser, UserError, run_main, temperatures
 from model import generate, pick_device, pick_dtype, stream
 from prepare_shakespeare import Tokenizer
 
@@ -35,7 +33,12 @@ def read_options(arguments):
     add("--num_samples", type=int, default=1, help="how many texts (default: 1)")
     add("--max_new_tokens", type=int, default=500, help="characters in each (default: 500)")
     add("--temperature", type=float, default=0.8, help="0: the likeliest always (default: 0.8)")
-    add("--temperatures", metavar="T,T,...", help="a sample at each, side by side")
+    add(
+        "--temperatures",
+        type=temperatures,
+        metavar="T,T,...",
+        help="a sample at each, side by side",
+    )
     add("--top_k", type=int, help="draw from the k likeliest characters only (default: all)")
     add("--top_p", type=float, help="draw from the likeliest that sum to p only (default: all)")
     add("--seed", type=int, default=1337, help="another seed, another text (default: 1337)")
@@ -47,7 +50,6 @@ def read_options(arguments):
         help="of weights and arithmetic (default: auto, the fastest here)",
     )
     options = parser.parse_args(arguments)
-    options.temperatures = read_temperatures(options.temperatures)
     for name, fit, wanted in (
         ("num_samples", options.num_samples >= 1, "at least 1"),
         ("max_new_tokens", options.max_new_tokens >= 1, "at least 1"),
@@ -61,58 +63,6 @@ def read_options(arguments):
     if options.temperatures and options.num_samples > 1:
         raise UserError("--temperatures writes one sample at each: leave --num_samples out")
     return options
-
-
-def read_temperatures(text):
-    """'0.2,0.8' -> [0.2, 0.8]; None -> []. Raises UserError."""
-    try:
-        temperatures = [float(word) for word in text.split(",")] if text else []
-        fit = all(0 <= temperature < float("inf") for temperature in temperatures)
-    except ValueError:
-        fit = False
-    if not fit:
-        raise UserError(f"--temperatures {text}: give numbers of 0 or above, as in 0.2,0.8,1.5")
-    return temperatures
-
-
-def find_checkpoint(options):
-    """The path of the checkpoint that the command line asks for; raises UserError."""
-    if options.checkpoint:
-        return Path(options.checkpoint)
-    if options.out_dir:
-        return Path(options.out_dir) / "ckpt.pt"
-    checkpoints = sorted(Path("out").glob("*/ckpt.pt"), key=lambda path: path.stat().st_mtime)
-    if not checkpoints:
-        raise UserError(
-            "no checkpoint under out/: train one (python train.py config/shakespeare_cpu.py), or "
-            "name one with --out_dir or --checkpoint"
-        )
-    return checkpoints[-1]
-
-
-def read_prompt(start, tokenizer):
-    """(the prompt's text, its ids as a tensor (1, T)); raises UserError."""
-    prompt = start
-    if start is None:
-        prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
-    elif start.startswith("FILE:"):
-        path = start.removeprefix("FILE:")
-        try:
-            prompt = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"--start: cannot read {path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"--start: {path} is not UTF-8 text ({error.reason})") from error
-    if not prompt:
-        raise UserError("--start: the prompt is empty; leave --start out to begin a new speech")
-    try:
-        ids = tokenizer.encode(prompt)
-    except ValueError as error:
-        raise UserError(
-            f"--start: {error}; the network knows {tokenizer.vocab_size} characters: "
-            f"{tokenizer.vocab!r}"
-        ) from error
-    return prompt, torch.from_numpy(ids.astype(np.int64))[None]  # (T,) -> (1, T)
 
 
 def write(network, tokenizer, prompt, idx, options):

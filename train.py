@@ -146,7 +146,7 @@ def write_log(run):
         file.write(text.getvalue().encode())
     if plots.available():
         with replacing(run.folder / "loss.png") as file:
-            plots.draw_loss(LOG_COLUMNS, run.progress.log, file)
+            plots.draw_loss(LOG_COLUMNS, run.progress.log, file, run.progress.resumes)
 
 
 def train(run, stop):

@@ -346,6 +346,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; {self.prog} --help lists what there is\n")
 
 
+def temperatures(text):
+    """'0.2,0.8' -> [0.2, 0.8], for a parser; raises ArgumentTypeError."""
+    with contextlib.suppress(ValueError):
+        numbers = [float(word) for word in text.split(",")]
+        if all(0 <= number < math.inf for number in numbers):
+            return numbers
+    raise argparse.ArgumentTypeError(f"{text}: give numbers of 0 or above, as in 0.2,0.8,1.5")
+
+
 def from_text(name, text):
     """The value that the command line's `text` gives setting `name`; raises ValueError."""
     kind = SETTINGS[name].type

@@ -1,10 +1,4 @@
-"""nanoGPT's GPU result on a laptop: a validation loss of 1.4697 in minutes on two CPU cores.
-
-Left to learn for longer, it needs more dropout against learning by heart:
-
-    python train.py config/shakespeare_laptop.py --max_iters=3200 --dropout=0.15 \
-        --out_dir=out/shakespeare_laptop_long
-"""
+"""nanoGPT's GPU result on a laptop: a validation loss of 1.4697 in minutes on two CPU cores."""
 
 # The network: 4.7 million parameters, five for each character of the text.
 n_layer = 6  # 4 learn less in the same time
@@ -13,12 +7,12 @@ n_embd = 256
 block_size = 256  # context in characters: a speech or two
 position = "rotary"  # nothing to learn before distance means something
 qk_norm = True  # bears the high rates
-dropout = 0.05  # the text is seen four times; without it the run ends at 1.468, with it at 1.458
+dropout = 0.1  # the text is seen five times; 1,000 steps end at 1.468 without, at 1.458 with 0.05
 
-# The training: 4,096 characters a step, 4 million in all.
+# The training: 4,096 characters a step, 5.3 million in all.
 optimizer = "muon"
 batch_size = 16
-max_iters = 1000
+max_iters = 1300
 learning_rate = 6e-3  # of the embeddings and norms only
 muon_learning_rate = 0.03  # of the matrices
 lr_schedule = "linear"  # to nothing: the last small steps gain the most
@@ -27,5 +21,5 @@ min_lr = 0.0
 weight_decay = 0.1  # pulls the matrices towards zero a little with each step
 
 # What one sees.
-eval_interval = 250
-eval_iters = 5
+eval_interval = 100  # to see when it passes nanoGPT
+eval_iters = 2

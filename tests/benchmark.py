@@ -35,7 +35,9 @@ import model  # noqa: E402 (the path comes first)
 import prepare_shakespeare  # noqa: E402
 import train  # noqa: E402
 from config import UserError, keep_freed_memory, load, run_main  # noqa: E402
+from model import NetworkConfig, build  # noqa: E402
 from optimizer import set_learning_rate  # noqa: E402
+from studies import flops_a_token  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 SMALL = ["config/shakespeare_cpu.py", "--position=learned"]  # nanoGPT's laptop setting
@@ -290,12 +292,6 @@ def measure_machine():
     table(["this machine's limit", "measured"], rows)
 
 
-def flops_a_token(config):
-    """Multiplications and additions to train on one token: 6 a weight, and attention's own."""
-    weights = 12 * config.n_layer * config.n_embd**2 + 65 * config.n_embd
-    return 6 * weights + 12 * config.n_layer * config.n_embd * config.block_size
-
-
 def measure_training():
     """Tokens a second of the same network on the same batches' sizes."""
     rows = []
@@ -309,7 +305,10 @@ def measure_training():
         tokens = steps * train.tokens_a_step(config)
         plain, ours = ([tokens / s for s in seconds] for seconds in in_turns(pipes, steps, 7))
         row = compare(f"training, {name}", "tokens/s", plain, ours)
-        share = statistics.median(ours) * flops_a_token(config) / (speed * 1e9)
+        network = build(
+            NetworkConfig(65, config.block_size, config.n_layer, config.n_head, config.n_embd)
+        )
+        share = statistics.median(ours) * flops_a_token(network) / (speed * 1e9)
         rows.append([*row, f"{share:.0%} of the matrix products' peak"])
     table(["what", "plain", "here", "ratio", "of the limit"], rows)
 
@@ -364,6 +363,17 @@ def measure_sampling():
     table(["sampling", "plain", "here", "ratio"], rows)
 
 
+@contextlib.contextmanager
+def working_in(folder):
+    """Make a folder the current one for a while."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def repeated(path, text, size):
     """Write `text`, over and over, up to `size` bytes."""
     with open(path, "wb") as file:
@@ -378,7 +388,7 @@ def measure_prepare():
     # Latin, Cyrillic, Chinese and emoji: one, two, three and four bytes a character.
     mixed = shakespeare + ("Тварь ли я дрожащая, или право имею? 床前明月光 🌙\n" * 2000).encode()
     rows = []
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    with tempfile.TemporaryDirectory() as folder, working_in(folder):
         for name, text in (("ASCII", shakespeare), ("mixed UTF-8", mixed)):
             source = repeated("text.txt", text, 10**8)
             plain = multiprocessing.Process(target=plain_prepare, args=(source, folder))
@@ -412,7 +422,7 @@ def measure_large():
     """Training from 20 GB of tokens (a file with holes) and from Shakespeare: speed and memory."""
     rows = []
     original = Path("data/shakespeare_char").resolve()
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    with tempfile.TemporaryDirectory() as folder, working_in(folder):
         for name in ("small", "large"):
             target = Path("data") / name
             target.mkdir(parents=True)

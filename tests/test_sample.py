@@ -218,6 +218,7 @@ def test_temperatures_stand_side_by_side(here, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["0.2,a", "0.2,,1", "-1", "nan", "inf"])
-def test_temperatures_that_are_none(here, text):
-    with pytest.raises(UserError, match="give numbers of 0 or above"):
+def test_temperatures_that_are_none(here, capsys, text):
+    with pytest.raises(SystemExit, match="2"):
         sample.main([f"--temperatures={text}"])
+    assert "give numbers of 0 or above" in capsys.readouterr().err

@@ -133,3 +133,9 @@ def test_the_test_split_is_measured_once_and_never_chosen_by(workspace, monkeypa
 def test_one_study_at_a_time(workspace):
     with pytest.raises(UserError, match="--dry_run and --find_lr: one at a time"):
         train.main([*TINY, "--find_lr", "--dry_run"])
+
+
+@pytest.mark.parametrize("kind", ["bigram", "mlp"])
+def test_muon_without_blocks_is_refused(workspace, kind):
+    with pytest.raises(UserError, match=f"a {kind} has none"):
+        train.main([*TINY, f"--network={kind}", "--optimizer=muon"])
