@@ -130,7 +130,7 @@ def main(arguments):
     started = time.monotonic()
     write(network, tokenizer, prompt, idx.to(device), options)
     seconds = time.monotonic() - started
-    texts = len(options.temperatures) or options.num_samples
+    texts = len(options.temperatures or []) or options.num_samples
     tokens = texts * options.max_new_tokens
     print(f"{tokens} characters, {tokens / seconds:,.0f} a second", file=sys.stderr)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import plots
-from config import UserError, replacing, show
+from config import WORLD, UserError, replacing, show
 from optimizer import set_rate
 from run import (
     evaluation_pieces,
@@ -136,6 +136,7 @@ def overfit_batch(run):
     cannot tell one "e" from another.
     """
     windows = training_windows(run)
+    run.network.eval()  # no dropout: here, learning by heart is the aim
     losses = []
     for step in range(HEART_STEPS):
         set_rate(run.optimizers, run.config.learning_rate, run.config)
@@ -220,6 +221,8 @@ STUDIES = {
 def chosen(config):
     """The study that the settings ask for, or None. Raises UserError if they ask for several."""
     names = [name for name in STUDIES if getattr(config, name)]
+    if names and WORLD > 1:
+        raise UserError(f"--{names[0]} is for one process: leave torchrun out")
     if len(names) > 1:
         raise UserError(f"--{' and --'.join(names)}: one at a time")
     return STUDIES[names[0]] if names else None

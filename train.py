@@ -249,6 +249,22 @@ def from_first_process(*things):
     return things
 
 
+@contextlib.contextmanager
+def errors_explained(device):
+    """Turn what PyTorch says of memory, and of processes that ended, into a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if WORLD > 1 and ("gloo" in str(error) or "NCCL" in str(error)):
+            raise UserError("another process of this run has ended") from error
+        if "memory" not in str(error):
+            raise
+        raise UserError(
+            f"{device} has not enough memory: halve batch_size and double "
+            "gradient_accumulation_steps (the same run in smaller pieces), or shrink it"
+        ) from error
+
+
 def main(arguments):
     config, given = load(arguments)
     study = studies.chosen(config)
@@ -262,24 +278,15 @@ def main(arguments):
     run = Run(config, checkpoint, device)
     if study:
         introduce(run)
-        study(run)
+        with errors_explained(device):
+            study(run)
         return
     lock = claim(run.folder) if RANK == 0 else contextlib.nullcontext()
-    with lock:
+    with lock, errors_explained(device):
         introduce(run)
         stop = StopRequest()
-        try:
-            train(run, stop)
-            test_loss = None if stop.signal else test_loss_of_the_best(run)
-        except RuntimeError as error:
-            if WORLD > 1 and ("gloo" in str(error) or "NCCL" in str(error)):
-                raise UserError("another process of this run has ended") from error
-            if "memory" not in str(error):
-                raise
-            raise UserError(
-                f"{run.device} has not enough memory: halve batch_size and double "
-                "gradient_accumulation_steps (the same run in smaller pieces), or shrink it"
-            ) from error
+        train(run, stop)
+        test_loss = None if stop.signal else test_loss_of_the_best(run)
     if WORLD > 1:
         distributed.destroy_process_group()
     if stop.signal:

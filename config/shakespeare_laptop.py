@@ -7,7 +7,7 @@ n_embd = 256
 block_size = 256  # context in characters: a speech or two
 position = "rotary"  # nothing to learn before distance means something
 qk_norm = True  # bears the high rates
-dropout = 0.1  # the text is seen five times; 1,000 steps end at 1.468 without, at 1.458 with 0.05
+dropout = 0.05  # the text is seen five times: without it, it learns by heart
 
 # The training: 4,096 characters a step, 5.3 million in all.
 optimizer = "muon"
@@ -21,5 +21,5 @@ min_lr = 0.0
 weight_decay = 0.1  # pulls the matrices towards zero a little with each step
 
 # What one sees.
-eval_interval = 100  # to see when it passes nanoGPT
+eval_interval = 130  # each takes four seconds
 eval_iters = 2

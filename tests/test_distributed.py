@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT
 from test_train import TINY, log_rows
 
+import run
 import train
 from checkpoint import load_checkpoint
 from config import UserError
@@ -77,6 +78,6 @@ def test_trouble_of_one_process_ends_all_with_one_error(workspace):
 
 @pytest.mark.parametrize(("processes", "batch", "nearest"), [(2, 7, 8), (4, 5, 4), (3, 1, 3)])
 def test_a_batch_that_does_not_divide_is_refused(workspace, monkeypatch, processes, batch, nearest):
-    monkeypatch.setattr(train, "WORLD", processes)
+    monkeypatch.setattr(run, "WORLD", processes)
     with pytest.raises(UserError, match=f"the nearest that can is {nearest}$"):
-        train.check_data({}, train.load([f"--batch_size={batch}"])[0], None)
+        run.check_data({}, train.load([f"--batch_size={batch}"])[0], None)

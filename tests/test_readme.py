@@ -10,11 +10,14 @@ import sys
 import pytest
 from conftest import ROOT
 
+import plots
 import prepare_shakespeare
 import sample
+import studies
 import train
 
 README = (ROOT / "README.md").read_text()
+LECTURE = (ROOT / "docs" / "lecture.md").read_text()
 
 # What a test adds, so that a command takes a second and needs no network.
 SHORTER = {
@@ -24,9 +27,9 @@ SHORTER = {
 }
 
 
-def commands():
-    """The lines of the README's shell blocks."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+def commands(page=README):
+    """The lines of a page's shell blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
@@ -67,31 +70,36 @@ def load_shortened(arguments, load=train.load):
     return config, given
 
 
-def test_every_other_command_works_in_the_order_of_the_page(clone, monkeypatch):
+@pytest.mark.parametrize("page, least", [(README, 20), (LECTURE, 20)], ids=["README", "lecture"])
+def test_every_other_command_works_in_the_order_of_the_page(clone, monkeypatch, page, least):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(train, "load", load_shortened)
-    programs = {"prepare_shakespeare": prepare_shakespeare, "train": train, "sample": sample}
+    monkeypatch.setattr(studies, "RATE_STEPS", 30)
+    programs = {module.__name__: module for module in (train, sample, plots, prepare_shakespeare)}
     prepare_shakespeare.main(["--source=text.txt"])
     train.main(["config/shakespeare_cpu.py"])
     ran = 0
-    for line in commands()[2:]:
+    for line in commands(page):
         words = shlex.split(line.split(">")[0])
         program = programs.get(words[1].removesuffix(".py")) if words[0] == "python" else None
-        if program and "--help" not in words:
+        if words[1:] == ["prepare_shakespeare.py"] or "&&" in words or "--help" in words:
+            continue
+        if program:
             program.main(words[2:])
             ran += 1
-    assert ran >= 11
+    assert ran >= least
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def test_links_lead_to_the_lines_that_they_name():
-    found = re.findall(r"\[`([^`]+)`\]\((\w+\.py)#L(\d+)\)", README)
-    assert len(found) > 20
+    found = re.findall(r"\[`([^`]+)`\]\((?:\.\./)?(\w+\.py)#L(\d+)\)", README + LECTURE)
+    assert len(found) > 40
     for name, path, line in found:
         assert name in (ROOT / path).read_text().splitlines()[int(line) - 1], (name, path, line)
-    for path in re.findall(r"\]\(([^)#:]+)[^)]*\)", README):
-        assert (ROOT / path).exists() or path.startswith("http"), path
+    for folder, page in ((ROOT, README), (ROOT / "docs", LECTURE)):
+        for path in re.findall(r"\]\(([^)#:]+)[^)]*\)", page):
+            assert (folder / path).exists() or path.startswith("http"), path
 
 
 def test_ci_runs_the_test_command():
