@@ -55,6 +55,7 @@ class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        # Of size 1, as PyTorch draws them: with 0.02 config/mlp.py ends at 2.15, not at 1.85.
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.hidden = nn.Linear(config.block_size * config.n_embd, config.n_hidden)
         self.dropout = nn.Dropout(config.dropout)

@@ -101,6 +101,7 @@ def draw_rates(rates, losses, proposal, file):
     label = f"proposal: {proposal:.1e}"
     axes.axvline(proposal, color="0.3", linestyle="--", label=label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss (nats a character, smoothed)")
     axes.grid(color="0.92")

@@ -454,7 +454,8 @@ def measure_startup():
     torch_alone, first_step = [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(7):
-            torch_alone.append(whole_process("-c", "import torch")[0])
+            alone = "import torch; print('imported', flush=True)"
+            torch_alone.append(whole_process("-c", alone, until="imported")[0])
             command = [ROOT / "train.py", SMALL[0], "--max_iters=3", "--log_interval=1"]
             command += [f"--out_dir={folder}", "--overwrite"]
             first_step.append(whole_process(*command, until="step 1/")[0])

@@ -77,7 +77,8 @@ def test_every_other_command_works_in_the_order_of_the_page(clone, monkeypatch, 
     monkeypatch.setattr(studies, "RATE_STEPS", 30)
     programs = {module.__name__: module for module in (train, sample, plots, prepare_shakespeare)}
     prepare_shakespeare.main(["--source=text.txt"])
-    train.main(["config/shakespeare_cpu.py"])
+    if page is README:  # its first command trained this one
+        train.main(["config/shakespeare_cpu.py"])
     ran = 0
     for line in commands(page):
         words = shlex.split(line.split(">")[0])
