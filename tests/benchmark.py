@@ -343,6 +343,7 @@ def measure_laptop():
         best = min(row["val_loss"] for row in log)
         reached = f"{reached[0] / 60:.1f} min" if reached else "not reached"
         rows.append([f"seed {seed}", reached, f"{best:.4f}", f"{seconds / 60:.1f} min"])
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)  # each takes minutes
     rows.append([f"plain, {TARGET_STEPS} steps of its own", f"{plain / 60:.0f} min", "", ""])
     columns = ["config/shakespeare_laptop.py", f"to {TARGET}", "best loss", "whole process"]
     table(columns, rows)
