@@ -16,7 +16,7 @@ import csv
 import multiprocessing
 import os
 import platform
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -211,9 +211,30 @@ def our_sampling(pipe, arguments, streams):
     serve(pipe, lambda count: model.generate(network, idx, count, temperature=0.8))
 
 
+# Runs a program and says what memory it took at most. (What the system tells of a child counts in
+# its parent's, from before the child became another program.)
+TELLING = """
+import os, re, runpy, sys
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(re.search("VmHWM.*", open("/proc/self/status").read()).group())
+"""
+
+
 def whole_process(*command, until=None):
-    """Run a program: (seconds, peak memory in MB); up to its first line with `until` in it."""
-    usage_before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    """Run a program: the seconds it took, or those up to its first line with `until` in it."""
+    return watched(*command, until=until)[0]
+
+
+def whole_process_and_memory(*command):
+    """Run a Python program on Linux: (seconds, peak memory in MB)."""
+    seconds, last = watched("-c", TELLING, *command)
+    return seconds, int(re.search(r"VmHWM:\s+(\d+) kB", last).group(1)) / 1024
+
+
+def watched(*command, until=None):
+    """Run a program: (seconds, its last line)."""
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -229,14 +250,13 @@ def whole_process(*command, until=None):
     process.wait()
     if process.returncode:
         raise UserError(f"{command[0]} failed: {last}")
-    memory = max(usage_before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return seconds or time.perf_counter() - start, memory / 1024
+    return seconds or time.perf_counter() - start, last
 
 
 def trained(recipe, *changes):
     """Run train.py with a recipe: (seconds of the whole process, the rows of its log.csv)."""
     with tempfile.TemporaryDirectory() as folder:
-        seconds, _ = whole_process(ROOT / "train.py", recipe, f"--out_dir={folder}", *changes)
+        seconds = whole_process(ROOT / "train.py", recipe, f"--out_dir={folder}", *changes)
         with open(f"{folder}/log.csv", newline="") as file:
             rows = list(csv.DictReader(file))
     return seconds, [{name: float(value) for name, value in row.items()} for row in rows]
@@ -399,7 +419,7 @@ def measure_prepare():
             plain = 100 / (time.perf_counter() - start)
             source = repeated("text.txt", text, 10**9)
             command = [ROOT / "prepare_shakespeare.py", "--source", source, "--dataset", "large"]
-            runs = [measured_alone(command) for _ in range(3)]
+            runs = [whole_process_and_memory(*command) for _ in range(3)]
             speeds = [1000 / seconds for seconds, _ in runs]
             rows.append(
                 [
@@ -411,12 +431,6 @@ def measure_prepare():
                 ]
             )
     table(["prepare, MB/s", "plain", "here", "ratio", "memory"], rows)
-
-
-def measured_alone(command):
-    """whole_process() in a process of its own, whose only child the program is."""
-    with multiprocessing.Pool(1) as pool:
-        return pool.apply(whole_process, command)
 
 
 def measure_large():
@@ -440,7 +454,7 @@ def measure_large():
             for name in speeds:
                 command = [ROOT / "train.py", ROOT / SMALL[0], f"--dataset={name}"]
                 command += [f"--out_dir={name}", "--overwrite", "--max_iters=400"]
-                seconds, memory = measured_alone(command)
+                seconds, memory = whole_process_and_memory(*command)
                 with open(f"{name}/log.csv", newline="") as file:
                     last = list(csv.DictReader(file))[-1]
                 speeds[name].append(float(last["tokens"]) / float(last["seconds"]))
@@ -456,10 +470,10 @@ def measure_startup():
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(7):
             alone = "import torch; print('imported', flush=True)"
-            torch_alone.append(whole_process("-c", alone, until="imported")[0])
+            torch_alone.append(whole_process("-c", alone, until="imported"))
             command = [ROOT / "train.py", SMALL[0], "--max_iters=3", "--log_interval=1"]
             command += [f"--out_dir={folder}", "--overwrite"]
-            first_step.append(whole_process(*command, until="step 1/")[0])
+            first_step.append(whole_process(*command, until="step 1/"))
     more = [b - a for a, b in zip(torch_alone, first_step, strict=True)]
     rows = [[spread(torch_alone, 2), spread(first_step, 2), spread(more, 2)]]
     table(["import torch, s", "train.py to its first step, s", "difference, s"], rows)
