@@ -13,7 +13,7 @@ Where it departs from GPT-2, and what that does to the validation loss of config
 - Positions can be rotary: 1.784, where GPT-2's learned ones give 1.897, sinusoidal ones 1.933 and
   none at all 2.064.
 - Queries and keys can be layer-normalised (qk_norm): 1.769. Off unless asked for. (RMS norm does as
-  well, 1.777, but PyTorch has no kernel for it on CPUs: 4 ms more a layer at block 256.)
+  well, 1.777, but PyTorch has no kernel for it on CPUs: 3 ms more a layer at block 256.)
 - No biases in linear layers and norms unless asked for: no difference, so they earn nothing.
 - Dropout on CPUs draws 16 random bits a number: two thirds of a step's time, the same distribution.
 - Sinusoidal positions are scaled to the size of a fresh embedding (0.02, not 0.7).

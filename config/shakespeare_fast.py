@@ -2,7 +2,7 @@
 takes its 2,000 steps for 1.90. What each part gave stands in the README.
 """
 
-# The network: half the layers of shakespeare_cpu.py, so twice the characters a second.
+# The network: half the layers of shakespeare_cpu.py, so a step is quicker.
 n_layer = 2  # 3 learn more a step, but less a second
 n_head = 2  # heads of 64 numbers; 4 of 32 do as well, 1 does not
 n_embd = 128
