@@ -24,10 +24,11 @@ try:
 except ImportError:  # Windows: there, two runs into one folder are not noticed
     fcntl = None
 
-from config import MOMENTARY, SETTINGS, UserError, replacing
+from config import MOMENTARY, SETTINGS, Config, UserError, replacing
 from model import NetworkConfig, build
 
-FORMAT = 2  # of a checkpoint; raised when an older program could not read a newer file
+FORMAT = 3  # of a checkpoint; raised when an older program could not read a newer file
+READABLE = (2, 3)  # 2 lacks settings that came later: they are as they were without them
 CONTENTS = {"network", "weights", "vocab", "source", "sha256", "config", "progress"}
 NETWORK_SETTINGS = {entry.name for entry in fields(NetworkConfig)} & set(SETTINGS)
 SHAPE = NETWORK_SETTINGS - {"dropout", "attention"}  # these two may change from run to run
@@ -73,10 +74,10 @@ def load_checkpoint(path):
         raise UserError(f"{path} is not a checkpoint of this program ({reason})") from error
     if not isinstance(checkpoint, dict) or "format" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this program")
-    if checkpoint["format"] != FORMAT:
+    if checkpoint["format"] not in READABLE:
         raise UserError(
-            f"{path} has checkpoint format {checkpoint['format']}, this program reads {FORMAT}: "
-            "use the version of the program that wrote it"
+            f"{path} has checkpoint format {checkpoint['format']}, this program reads "
+            f"{' and '.join(map(str, READABLE))}: use the version of the program that wrote it"
         )
     missing = ", ".join(sorted(CONTENTS - set(checkpoint)))
     if missing:
@@ -162,7 +163,8 @@ def starting_point(config, given):
 
     path = last if resume else Path(config.init_from)
     checkpoint = load_checkpoint(path)
-    for name, old in checkpoint["config"].items():
+    before = {**asdict(Config()), **checkpoint["config"]}  # an older one knew fewer settings
+    for name, old in before.items():
         new = getattr(config, name, old)
         fixed = name in SHAPE or (resume and name == "optimizer")
         if fixed and name in given and new != old:

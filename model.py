@@ -48,6 +48,7 @@ class NetworkConfig:
     bias: bool = False
     position: str = "learned"
     qk_norm: bool = False
+    token_shift: bool = False
     attention: str = "auto"
     network: str = "gpt"
     n_hidden: int = 512
@@ -173,6 +174,7 @@ class KeyValueCache:
     def __init__(self, block_size):
         self.block_size = block_size
         self.length = 0
+        self.last = {}  # for token_shift: the newest character's numbers after each norm, (B, 1, C)
 
     def extend(self, k, v):
         """Append (B, n_head, T, head_size) keys and values; return all of them so far."""
@@ -248,6 +250,23 @@ class CausalSelfAttention(nn.Module):
 
 
 # ---------------------------------------------------------------------------------------------
+# Token shift: each character also shows what came before it
+
+
+def shift(x, before):
+    """Half of each character's numbers, replaced by those of the one before it.
+
+    x is (B, T, C); before, (B, 1, C), is what precedes it. Whatever reads the result sees a pair of
+    neighbours at once, which attention would first have to learn to find.
+    Source: Bo Peng's token-shift, https://github.com/BlinkDL/RWKV-LM.
+    """
+    half = x.shape[2] // 2
+    earlier, own = x.split([half, x.shape[2] - half], dim=2)  # (B, T, C) -> 2 x (B, T, C / 2)
+    earlier = torch.cat([before[:, :, :half], earlier[:, :-1]], dim=1)  # (B, T, C / 2)
+    return torch.cat([earlier, own], dim=2)  # (B, T, C)
+
+
+# ---------------------------------------------------------------------------------------------
 # The block, and the network
 
 
@@ -270,15 +289,27 @@ class Block(nn.Module):
 
     def __init__(self, config):
         super().__init__()
+        self.token_shift = config.token_shift
         self.attention_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attention = CausalSelfAttention(config)
         self.feed_forward_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.feed_forward = FeedForward(config)
 
     def forward(self, x, positions, cache=None):
-        x = x + self.attention(self.attention_norm(x), positions, cache)  # (B, T, C)
-        x = x + self.feed_forward(self.feed_forward_norm(x))  # (B, T, C)
+        x = x + self.attention(self.read(x, self.attention_norm, cache), positions, cache)
+        x = x + self.feed_forward(self.read(x, self.feed_forward_norm, cache))  # (B, T, C)
         return x
+
+    def read(self, x, norm, cache):
+        """What a part of the block sees of the stream x: (B, T, C) -> (B, T, C)."""
+        x = norm(x)
+        if not self.token_shift:
+            return x
+        before = torch.zeros_like(x[:, :1])  # (B, 1, C)
+        if cache is not None:
+            before = cache.last.get(norm, before)
+            cache.last[norm] = x[:, -1:]
+        return shift(x, before)
 
 
 class GPT(nn.Module):

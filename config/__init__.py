@@ -181,6 +181,7 @@ class Config:
         "learned", "positional encoding", choices=("learned", "sinusoidal", "rotary", "none")
     )
     qk_norm: bool = setting(False, "layer norm of queries and keys")
+    token_shift: bool = setting(False, "half of what a block reads is the character before's")
     n_hidden: int = setting(512, "width of the mlp's one layer", low=1)
     bias: bool = setting(False, "biases in linear layers and layer norms")
     dropout: float = setting(0.0, "share of activations zeroed in training", low=0.0, below=1.0)

@@ -64,9 +64,18 @@ def numpy_logits(network, ids):
             half = config.n_embd // 2
             angle = t * 10000.0 ** -(np.arange(half) / half)
             x[t] += 0.02 * math.sqrt(2) * np.concatenate([np.sin(angle), np.cos(angle)])
+
+    def shifted(x):
+        if config.token_shift:
+            half = config.n_embd // 2
+            for t in reversed(range(len(x))):
+                x[t, :half] = x[t - 1, :half] if t else 0
+        return x
+
     for layer in range(config.n_layer):
         block = f"blocks.{layer}."
-        qkv = linear(layer_norm(x, block + "attention_norm"), block + "attention.query_key_value")
+        seen = shifted(layer_norm(x, block + "attention_norm"))
+        qkv = linear(seen, block + "attention.query_key_value")
         gathered = np.zeros_like(x)
         for head in range(n_head):
             part = slice(head * size, (head + 1) * size)
@@ -83,9 +92,8 @@ def numpy_logits(network, ids):
                 share = np.exp(scores - np.max(scores))
                 gathered[t, part] = share / share.sum() @ v[: t + 1]
         x = x + linear(gathered, block + "attention.projection")
-        hidden = gelu(
-            linear(layer_norm(x, block + "feed_forward_norm"), block + "feed_forward.expand")
-        )
+        seen = shifted(layer_norm(x, block + "feed_forward_norm"))
+        hidden = gelu(linear(seen, block + "feed_forward.expand"))
         x = x + linear(hidden, block + "feed_forward.projection")
     return layer_norm(x, "norm") @ weights["token_embedding.weight"].T
 
@@ -93,9 +101,16 @@ def numpy_logits(network, ids):
 @pytest.mark.parametrize("attention", ["written_out", "fused"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("token_shift", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_logits_equal_a_plain_numpy_forward_pass(position, bias, qk_norm, attention):
-    network = small_network(position=position, bias=bias, qk_norm=qk_norm, attention=attention)
+def test_logits_equal_a_plain_numpy_forward_pass(position, token_shift, bias, qk_norm, attention):
+    network = small_network(
+        position=position,
+        token_shift=token_shift,
+        bias=bias,
+        qk_norm=qk_norm,
+        attention=attention,
+    )
     ids = random_ids(network)
     logits, loss = network(ids)
     expected = np.stack([numpy_logits(network, row) for row in ids.numpy()])
@@ -105,9 +120,11 @@ def test_logits_equal_a_plain_numpy_forward_pass(position, bias, qk_norm, attent
 
 
 @pytest.mark.parametrize("attention", ["written_out", "fused"])
+@pytest.mark.parametrize("token_shift", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_no_position_of_a_gpt_sees_the_future(position, attention):
-    assert_causal(small_network(position=position, attention=attention))
+def test_no_position_of_a_gpt_sees_the_future(position, token_shift, attention):
+    shape = {"position": position, "token_shift": token_shift, "attention": attention}
+    assert_causal(small_network(**shape))
 
 
 @pytest.mark.parametrize("kind", ["bigram", "mlp"])
@@ -292,20 +309,23 @@ def generate_afresh(network, ids, count):
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 7, 16])
+@pytest.mark.parametrize("token_shift", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_cached_generation_equals_recomputed_generation(position, block_size):
-    network = small_network(position=position, block_size=block_size, qk_norm=True)
+def test_cached_generation_equals_recomputed_generation(position, token_shift, block_size):
+    shape = {"position": position, "block_size": block_size, "qk_norm": True}
+    network = small_network(**shape, token_shift=token_shift)
     for prompt_length in (1, block_size, block_size + 3):
         ids = random_ids(network, length=prompt_length)
         expected = generate_afresh(network, ids, 50)
         assert torch.equal(generate(network, ids, 50, temperature=0), expected)
 
 
+@pytest.mark.parametrize("token_shift", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_cached_logits_equal_uncached_logits(position):
+def test_cached_logits_equal_uncached_logits(position, token_shift):
     from model import KeyValueCache
 
-    network = small_network(position=position)
+    network = small_network(position=position, token_shift=token_shift)
     ids = random_ids(network)
     with torch.inference_mode():
         whole = network(ids)[0]

@@ -167,6 +167,15 @@ def test_a_flipped_bit_in_any_weight_is_refused(here):
         assert "wrong checksum" in refused(Path("flipped.pt"))
 
 
+def test_a_checkpoint_from_before_token_shift_writes_the_same_text(here, capsys):
+    expected = written(capsys, "--seed=5")
+    older = load_checkpoint("out/run/ckpt.pt")
+    older["format"] = 2
+    del older["network"]["token_shift"], older["config"]["token_shift"]
+    torch.save(older, "out/run/ckpt.pt")
+    assert written(capsys, "--seed=5") == expected
+
+
 class Attack:
     def __reduce__(self):
         return os.system, ("touch pwned",)

@@ -408,6 +408,18 @@ def test_a_resume_takes_what_may_change_and_refuses_what_may_not(workspace, caps
     assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 12
 
 
+def test_a_run_from_before_token_shift_goes_on_without_it(workspace):
+    train.main([*TINY])
+    older = load_checkpoint("out/run/last.pt")
+    older["format"] = 2
+    del older["network"]["token_shift"], older["config"]["token_shift"]
+    torch.save(older, "out/run/last.pt")
+    with pytest.raises(UserError, match="token_shift is True here but False"):
+        train.main(["--init_from=resume", "--token_shift"])
+    train.main(["--init_from=resume", "--max_iters=10"])
+    assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 10
+
+
 def test_nothing_to_resume_names_the_runs_there_are(workspace):
     train.main([*TINY, "--out_dir=out/first"])
     with pytest.raises(UserError, match="out/first"):
