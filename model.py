@@ -21,6 +21,7 @@ Where it departs from GPT-2, and what that does to the validation loss of config
   text's: 65, not 50,257.
 """
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -169,6 +170,10 @@ class KeyValueCache:
 
     What a character's key and value are does not depend on later characters, so they are computed
     once and kept: a new character costs one pass over itself, not over the whole text.
+
+    All places are handed out from the start, the empty ones as zeros that the mask hides. On a CPU
+    that is faster than handing out the filled ones: oneDNN builds a kernel for each new size, and
+    copies what does not lie in one piece.
     """
 
     def __init__(self, block_size):
@@ -177,17 +182,15 @@ class KeyValueCache:
         self.last = {}  # for token_shift: the newest character's numbers after each norm, (B, 1, C)
 
     def extend(self, k, v):
-        """Append (B, n_head, T, head_size) keys and values; return all of them so far."""
+        """Append keys and values, (B, n_head, T, head_size); return all block_size of each."""
         if self.length == 0:
             B, n_head, _, head_size = k.shape
-            # Keys lie as the product with a query reads them, or each step would copy them all.
-            self.keys = k.new_empty(B, n_head, head_size, self.block_size)
-            self.values = v.new_empty(B, n_head, self.block_size, head_size)
+            self.keys = k.new_zeros(B, n_head, self.block_size, head_size)
+            self.values = v.new_zeros(B, n_head, self.block_size, head_size)
         start, self.length = self.length, self.length + k.shape[2]
-        self.keys[:, :, :, start : self.length] = k.transpose(2, 3)
+        self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v
-        keys = self.keys[:, :, :, : self.length].transpose(2, 3)
-        return keys, self.values[:, :, : self.length]
+        return self.keys, self.values
 
 
 class CausalSelfAttention(nn.Module):
@@ -218,33 +221,39 @@ class CausalSelfAttention(nn.Module):
         if self.config.position == "rotary":
             qk = rotate(qk, *positions)
         q, k = qk  # (2, B, n_head, T, head_size) -> 2 x (B, n_head, T, head_size)
+        start = 0
         if cache is not None:
-            k, v = cache.extend(k, v)  # (B, n_head, T, head_size) -> (B, n_head, S, head_size)
+            start = cache.length
+            keys, values = cache.extend(k, v)  # 2 x (B, n_head, block_size, head_size)
+            if start > 0:  # else there is nothing to look back on but these T
+                k, v = keys, values
 
         # On a CPU the fused kernel is the slower one: 8 against 4 ms forward at block 256, and 29
         # against 11 with the way back.
         kind = self.config.attention
         fused = kind == "fused" or (kind == "auto" and x.is_cuda)
-        attend = self.attend_fused if fused and k.shape[2] == T else self.attend_written_out
-        y = attend(q, k, v)  # (B, n_head, T, head_size)
+        if fused and start == 0:
+            y = self.attend_fused(q, k, v)  # (B, n_head, T, head_size)
+        else:
+            y = self.attend_written_out(q, k, v, start)  # (B, n_head, T, head_size)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, n_head, T, head_size) -> (B, T, C)
         return self.residual_dropout(self.projection(y))  # (B, T, C)
 
-    def attend_written_out(self, q, k, v):
+    def attend_written_out(self, q, k, v, start):
         """softmax(q k^T / sqrt(head_size)) v over the past, in so many words.
 
-        q is (B, n_head, T, head_size), k and v are (B, n_head, S, head_size): the last T of S.
+        q is (B, n_head, T, head_size), for the characters at `start` and after; k and v are
+        (B, n_head, S, head_size), for those at 0 and after.
         """
         T, S = q.shape[2], k.shape[2]
         scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)  # (B, n_head, T, S)
-        if T > 1:  # a single new character may look at everything there is
-            future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
-            scores += future.triu(1 + S - T)  # adding -inf leaves a weight of 0
+        future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
+        scores += future.triu(1 + start)  # adding -inf leaves a weight of 0
         weights = self.attention_dropout(F.softmax(scores, dim=3))  # (B, n_head, T, S)
         return weights @ v  # (B, n_head, T, S) -> (B, n_head, T, head_size)
 
     def attend_fused(self, q, k, v):
-        """The same numbers from one kernel that never stores the (T, T) weights."""
+        """The same numbers for start 0, from one kernel that never stores the (T, T) weights."""
         dropout = self.config.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
 
@@ -447,6 +456,35 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
         probabilities[likelier >= top_p] = 0
         probabilities /= probabilities.sum(dim=1, keepdim=True)
     return torch.zeros_like(probabilities).scatter(1, order, probabilities)
+
+
+class PackedLinear(nn.Module):
+    """What nn.Linear computes, with the matrix laid out beforehand as oneDNN's kernels read it.
+
+    nn.Linear has it laid out anew for each product, as in training it would be another one each
+    time. Both operators are those that PyTorch's own compiler uses, _inductor/mkldnn_lowerings.py.
+    """
+
+    def __init__(self, linear):
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
+        self.bias = linear.bias
+
+    def forward(self, x):
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+def pack_weights(network):
+    """Make a network on a CPU write faster; it cannot learn any more.
+
+    10 texts at once, 10.7 million parameters: 1.3 times as fast in bfloat16, 1.8 in float32.
+    Where this PyTorch, the device or the dtype has no such kernels, the network stays as it is.
+    """
+    with contextlib.suppress(AttributeError, RuntimeError):  # no such kernels, or not for these
+        for module in list(network.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, PackedLinear(child))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import torch
 
 from checkpoint import find_checkpoint, load_checkpoint, network_from, read_prompt
 from config import Parser, UserError, run_main, temperatures
-from model import generate, pick_device, pick_dtype, stream
+from model import generate, pack_weights, pick_device, pick_dtype, stream
 from prepare_shakespeare import Tokenizer
 
 
@@ -118,6 +118,7 @@ def main(arguments):
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     network = network_from(checkpoint).to(device, dtype).eval()
+    pack_weights(network)
     loss = checkpoint["progress"]["best_val_loss"]
     print(
         f"{path}: validation loss {loss:.4f}, step {checkpoint['progress']['step']},",

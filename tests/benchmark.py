@@ -208,6 +208,7 @@ def our_sampling(pipe, arguments, streams):
     config, _ = load(arguments)
     device = model.pick_device()
     network = train.Run(config, None, device).network.to(model.pick_dtype("auto", device)).eval()
+    model.pack_weights(network)
     idx = torch.zeros(streams, 1, dtype=torch.int64, device=device)
     serve(pipe, lambda count: model.generate(network, idx, count, temperature=0.8))
 

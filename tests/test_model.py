@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import GPT, Dropout, NetworkConfig, build, generate, next_probabilities
+from model import GPT, Dropout, NetworkConfig, build, generate, next_probabilities, pack_weights
 
 POSITIONS = ["none", "learned", "sinusoidal", "rotary"]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -332,6 +332,17 @@ def test_cached_logits_equal_uncached_logits(position, token_shift):
         caches = [KeyValueCache(16) for _ in network.blocks]
         pieces = [network(part, caches=caches)[0] for part in ids.split([5, 1, 1, 3, 6], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [{"bias": True}, {"network": "mlp", "n_hidden": 8}])
+def test_packed_weights_give_the_same_logits(shape):
+    network = small_network(**shape)
+    ids = random_ids(network)
+    expected = network(ids)[0]
+    pack_weights(network)
+    if torch.backends.mkldnn.is_available():
+        assert not any(isinstance(module, torch.nn.Linear) for module in network.modules())
+    torch.testing.assert_close(network(ids)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_each_prompt_of_a_batch_is_continued_as_if_alone():
