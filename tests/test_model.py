@@ -320,16 +320,15 @@ def test_cached_generation_equals_recomputed_generation(position, token_shift, b
         assert torch.equal(generate(network, ids, 50, temperature=0), expected)
 
 
+@pytest.mark.parametrize("attention", ["written_out", "fused"])
 @pytest.mark.parametrize("token_shift", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_cached_logits_equal_uncached_logits(position, token_shift):
-    from model import KeyValueCache
-
-    network = small_network(position=position, token_shift=token_shift)
+def test_cached_logits_equal_uncached_logits(position, token_shift, attention):
+    network = small_network(position=position, token_shift=token_shift, attention=attention)
     ids = random_ids(network)
     with torch.inference_mode():
         whole = network(ids)[0]
-        caches = [KeyValueCache(16) for _ in network.blocks]
+        caches = network.new_caches()
         pieces = [network(part, caches=caches)[0] for part in ids.split([5, 1, 1, 3, 6], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
 
