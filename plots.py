@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from checkpoint import find_checkpoint, load_checkpoint, network_from, read_prompt
-from config import Parser, UserError, replacing, run_main, temperatures
 from model import next_probabilities
 from prepare_shakespeare import Tokenizer
+from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
+from quill.terminal import Parser, UserError, replacing, run_main
+from sample import read_prompt, temperatures
 
 MOST_CHARACTERS = 40  # in a picture of attention: more could not be read
 LIKELIEST = 12  # characters in a picture of temperatures
@@ -54,8 +55,7 @@ def visible(character):
     return signs.get(character, character if character.isprintable() else ascii(character)[1:-1])
 
 
-# ---------------------------------------------------------------------------------------------
-# Losses
+# --- Losses -----------------------------------------------------------------------------------
 
 
 def loss_figure(columns, rows, resumes=()):
@@ -146,8 +146,7 @@ def runs_figure(logs):
     return figure
 
 
-# ---------------------------------------------------------------------------------------------
-# What a network has learned
+# --- What a network has learned ---------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -267,8 +266,7 @@ def temperature_figure(logits, vocab, prompt, temperatures):
     return figure
 
 
-# ---------------------------------------------------------------------------------------------
-# The command line
+# --- The command line -------------------------------------------------------------------------
 
 
 def read_options(arguments):

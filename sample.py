@@ -1,4 +1,4 @@
-"""Write text with a trained network, a character at a time.
+"""Write text with a trained network, one character at a time.
 
     python sample.py --temperature=0.8                     from the newest checkpoint under out/
     python sample.py --start "ROMEO:" --num_samples=5      five continuations of a prompt
@@ -6,21 +6,38 @@
     python sample.py --temperatures 0.2,0.8,1.5            the same prompt at each, side by side
 
 The text goes to standard output, everything else to standard error. The same seed writes the same
-text. A temperature below 1 is careful, above 1 daring; 0 always takes the likeliest character.
+text. Below 1, the temperature makes likely characters likelier; above 1, all become alike; at 0
+the likeliest is always taken.
 """
 
+import argparse
+import math
 import shutil
 import sys
 import textwrap
 import time
 from itertools import zip_longest
+from pathlib import Path
 
+import numpy as np
 import torch
 
-from checkpoint import find_checkpoint, load_checkpoint, network_from, read_prompt
-from config import Parser, UserError, run_main, temperatures
-from model import generate, pack_weights, pick_device, pick_dtype, stream
+from model import generate, stream
 from prepare_shakespeare import Tokenizer
+from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
+from quill.hardware import pack_weights, pick_attention, pick_device, pick_dtype
+from quill.terminal import Parser, UserError, run_main
+
+
+def temperatures(text):
+    """'0.2,0.8' -> [0.2, 0.8], for a parser; raises ArgumentTypeError."""
+    try:
+        numbers = [float(word) for word in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(0 <= number < math.inf for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text}: give numbers of 0 or above, as in 0.2,0.8,1.5")
+    return numbers
 
 
 def read_options(arguments):
@@ -32,48 +49,58 @@ def read_options(arguments):
     add("--start", help="the prompt, or FILE:path (default: a line end, as before a new speech)")
     add("--num_samples", type=int, default=1, help="how many texts (default: 1)")
     add("--max_new_tokens", type=int, default=500, help="characters in each (default: 500)")
-    add("--temperature", type=float, default=0.8, help="0: the likeliest always (default: 0.8)")
-    add(
-        "--temperatures",
-        type=temperatures,
-        metavar="T,T,...",
-        help="a sample at each, side by side",
-    )
+    add("--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)")
+    add("--temperatures", type=temperatures, metavar="T,T,...", help="a text at each, side by side")
     add("--top_k", type=int, help="draw from the k likeliest characters only (default: all)")
     add("--top_p", type=float, help="draw from the likeliest that sum to p only (default: all)")
     add("--seed", type=int, default=1337, help="another seed, another text (default: 1337)")
     add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    add(
-        "--dtype",
-        default="auto",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        help="of weights and arithmetic (default: auto, the fastest here)",
-    )
+    dtypes = ["auto", "float32", "bfloat16", "float16"]
+    add("--dtype", default="auto", choices=dtypes, help="of weights and arithmetic (default: auto)")
     options = parser.parse_args(arguments)
-    for name, fit, wanted in (
+    for name, valid, wanted in (
         ("num_samples", options.num_samples >= 1, "at least 1"),
         ("max_new_tokens", options.max_new_tokens >= 1, "at least 1"),
-        ("temperature", 0 <= options.temperature < float("inf"), "0 or above"),
+        ("temperature", 0 <= options.temperature < math.inf, "0 or above"),
         ("top_k", options.top_k is None or options.top_k >= 1, "at least 1"),
         ("top_p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1"),
         ("seed", 0 <= options.seed < 2**63, "0 or above"),
     ):
-        if not fit:
+        if not valid:
             raise UserError(f"--{name} must be {wanted}, not {getattr(options, name)}")
     if options.temperatures and options.num_samples > 1:
-        raise UserError("--temperatures writes one sample at each: leave --num_samples out")
+        raise UserError("--temperatures writes one text at each: leave --num_samples out")
     return options
 
 
+def read_prompt(start, tokenizer):
+    """(the prompt's text, its ids as a tensor (1, T)); raises UserError."""
+    prompt = start
+    if start is None:
+        prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
+    elif start.startswith("FILE:"):
+        path = start.removeprefix("FILE:")
+        try:
+            prompt = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--start: cannot read {path}: {error}") from error
+    if not prompt:
+        raise UserError("--start: the prompt is empty; leave --start out to begin a new speech")
+    try:
+        ids = tokenizer.encode(prompt)
+    except ValueError as error:
+        raise UserError(
+            f"--start: {error}; the network knows {tokenizer.vocab_size} characters: "
+            f"{tokenizer.vocab!r}"
+        ) from error
+    return prompt, torch.from_numpy(ids.astype(np.int64))[None]  # (T,) -> (1, T)
+
+
 def write(network, tokenizer, prompt, idx, options):
-    """Print the samples. One streams as it is written; several are generated as one batch."""
-    settings = {
-        "max_new_tokens": options.max_new_tokens,
-        "temperature": options.temperature,
-        "top_k": options.top_k,
-        "top_p": options.top_p,
-        "generator": torch.Generator(idx.device).manual_seed(options.seed),
-    }
+    """Print the texts. One is printed while it is generated; several are generated as one batch."""
+    names = ("max_new_tokens", "temperature", "top_k", "top_p")
+    settings = {name: getattr(options, name) for name in names}
+    settings["generator"] = torch.Generator(idx.device).manual_seed(options.seed)
     shown = "" if options.start is None else prompt
     if options.temperatures:
         texts = []
@@ -83,21 +110,20 @@ def write(network, tokenizer, prompt, idx, options):
             texts.append(shown + tokenizer.decode(sample.cpu()))
         titles = [f"temperature {temperature:g}" for temperature in options.temperatures]
         print(side_by_side(titles, texts, shutil.get_terminal_size().columns))
-        return
-    if options.num_samples == 1:
+    elif options.num_samples == 1:
         print(shown, end="", flush=True)
         for token in stream(network, idx, **settings):  # (1, 1)
             print(tokenizer.decode(token[0].cpu()), end="", flush=True)
         print()
-        return
-    samples = generate(network, idx.repeat(options.num_samples, 1), **settings)
-    for number, sample in enumerate(samples[:, idx.shape[1] :].cpu(), start=1):
-        print(f"--- sample {number} of {options.num_samples} ---", file=sys.stderr, flush=True)
-        print(shown + tokenizer.decode(sample), flush=True)
+    else:
+        samples = generate(network, idx.repeat(options.num_samples, 1), **settings)
+        for number, sample in enumerate(samples[:, idx.shape[1] :].cpu(), start=1):
+            print(f"--- sample {number} of {options.num_samples} ---", file=sys.stderr, flush=True)
+            print(shown + tokenizer.decode(sample), flush=True)
 
 
 def side_by_side(titles, texts, width):
-    """Texts as columns of one text that is `width` characters wide, their titles above them."""
+    """Texts as columns of one text that is `width` characters wide, under their titles."""
     column = max(16, (width + 3) // len(texts) - 3)  # " | " stands between two
     columns = []
     for title, text in zip(titles, texts, strict=True):
@@ -116,24 +142,21 @@ def main(arguments):
     tokenizer = Tokenizer(checkpoint["vocab"])
     prompt, idx = read_prompt(options.start, tokenizer)
     device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
-    network = network_from(checkpoint).to(device, dtype).eval()
+    attention = pick_attention(checkpoint["config"].get("attention", "auto"), device)
+    network = network_from(checkpoint, attention=attention).eval()
+    network = network.to(device, pick_dtype(options.dtype, device))
     pack_weights(network)
-    loss = checkpoint["progress"]["best_val_loss"]
-    print(
-        f"{path}: validation loss {loss:.4f}, step {checkpoint['progress']['step']},",
-        end=" ",
-        file=sys.stderr,
-    )
-    print(f"trained on {checkpoint['source']}", file=sys.stderr, flush=True)
+    progress = checkpoint["progress"]
+    about = f"validation loss {progress['best_val_loss']:.4f}, step {progress['step']}"
+    source = checkpoint["source"]
+    print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     sys.stdout.reconfigure(encoding="utf-8")  # the vocabulary's characters, whatever the locale
     started = time.monotonic()
     write(network, tokenizer, prompt, idx.to(device), options)
     seconds = time.monotonic() - started
-    texts = len(options.temperatures or []) or options.num_samples
-    tokens = texts * options.max_new_tokens
-    print(f"{tokens} characters, {tokens / seconds:,.0f} a second", file=sys.stderr)
+    tokens = len(options.temperatures or range(options.num_samples)) * options.max_new_tokens
+    print(f"{tokens} characters, {tokens / seconds:,.0f} per second", file=sys.stderr)
 
 
 if __name__ == "__main__":

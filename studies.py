@@ -1,13 +1,13 @@
-"""What one does by hand around a run. Each of these trains nothing that is kept.
+"""Checks and experiments around a run. None of them trains anything that is kept.
 
-python train.py RECIPE --dry_run        where the parameters sit, memory, time of the whole run
-python train.py RECIPE --overfit_batch  learn one batch by heart: can network and loop learn?
-python train.py RECIPE --find_lr        the loss over the learning rate, and a proposal
-python train.py RECIPE --eval_only      the loss of each split for the run's best checkpoint
+    python studies.py dry_run RECIPE [--name=value ...]   parameters, memory, time of the whole run
+    python studies.py overfit_batch RECIPE                can the network memorize one batch?
+    python studies.py find_lr RECIPE                      the loss over the learning rate
+
+The settings are train.py's. `python train.py RECIPE --eval_only` measures a finished run.
 """
 
 import math
-import resource
 import statistics
 import sys
 import time
@@ -17,24 +17,22 @@ import numpy as np
 import torch
 
 import plots
-from config import WORLD, UserError, replacing, show
-from optimizer import set_rate
-from run import (
-    evaluation_pieces,
-    in_words,
-    mean_loss,
-    tokens_a_step,
-    train_step,
-    training_windows,
-    window_starts,
-)
+import train
+from quill.hardware import errors_explained
+from quill.processes import WORLD
+from quill.settings import parse_command_line
+from quill.terminal import Parser, UserError, introduce, replacing, run_main, show
 
-# ---------------------------------------------------------------------------------------------
-# What will it cost?
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+# --- dry_run: what will it cost? --------------------------------------------------------------
 
 
 def parameters_by_part(network):
-    """{part of the network: how many parameters sit there}, blocks added up, in reading order."""
+    """{part of the network: its number of parameters}, blocks added up, in reading order."""
     counts = {}
     for name, parameter in network.named_parameters():
         words = name.split(".")
@@ -43,11 +41,11 @@ def parameters_by_part(network):
     return counts
 
 
-def flops_a_token(network):
+def flops_per_token(network):
     """Additions and multiplications to train on one token.
 
-    Two for each weight of a matrix on the way forward, four on the way back; attention multiplies
-    queries with keys and shares with values besides. Looking up a row of a table costs nothing.
+    Two for each weight of a matrix in the forward pass, four in the backward pass; attention also
+    multiplies queries with keys, and weights with values. Looking up an embedding costs nothing.
     Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B.
     """
     config = network.config
@@ -58,28 +56,35 @@ def flops_a_token(network):
     return flops
 
 
-def bytes_held(run):
-    """Bytes of the weights, their gradients and the optimizers' memory of them, after a step."""
-    tensors = []
-    for parameter in run.network.parameters():
-        tensors += [parameter, parameter.grad]
+def megabytes(run):
+    """(of the weights, gradients and the optimizers' averages; the most that was held so far)."""
+    tensors = list(run.network.parameters())
+    tensors += [parameter.grad for parameter in tensors]
     for optimizer in run.optimizers:
         for state in optimizer.state.values():
             tensors += state.values()
-    return sum(tensor.nbytes for tensor in tensors)
-
-
-def timed(run, work):
-    """How many seconds `work()` takes, a GPU's part included."""
-    start = time.perf_counter()
-    work()
+    held = sum(tensor.nbytes for tensor in tensors)
     if run.device.type == "cuda":
-        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated(run.device)
+    elif resource is None:
+        peak = math.nan
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in kilobytes elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return held / 1e6, peak / 1e6
+
+
+def seconds_for(run, work, *arguments):
+    """How many seconds `work(*arguments)` takes, a GPU's part included."""
+    start = time.perf_counter()
+    work(*arguments)
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
     return time.perf_counter() - start
 
 
 def dry_run(run):
-    """Print where the parameters sit, and what a step and the whole run will take."""
+    """Print where the parameters are, and what a step and the whole run will take."""
     config = run.config
     counts = parameters_by_part(run.network)
     total = sum(counts.values())
@@ -89,90 +94,76 @@ def dry_run(run):
     shared = ", of which lm_head uses token_embedding's" if config.network == "gpt" else ""
     show(f"{'parameters':<28}{total:>12,}{shared}")
 
-    steps = [timed(run, lambda: train_step(run, run.network, training_windows(run)))]
-    while len(steps) < 4 or (sum(steps) < 2 and len(steps) < 50):
-        steps.append(timed(run, lambda: train_step(run, run.network, training_windows(run))))
-    step = statistics.median(steps[1:])  # the first one also sets things up
-    pieces = list(evaluation_pieces(run.data["val"], window_starts(run, "val"), config.block_size))
-    one_piece = pieces[0][0]
-    piece = min(timed(run, lambda: mean_loss(run, "val", one_piece)) for _ in range(3))
+    seconds = []
+    while len(seconds) < 5 or (sum(seconds) < 2 and len(seconds) < 50):
+        windows = train.training_windows(run)
+        seconds.append(seconds_for(run, train.train_step, run, run.network, windows))
+    step = statistics.median(seconds[1:])  # the first one also sets things up
+    starts = train.split_starts(run, "val")
+    batches = list(train.evaluation_batches(run.data["val"], starts, config.block_size))
+    one_batch = (run, "val", batches[0][0])
+    batch = min(seconds_for(run, train.mean_loss, *one_batch) for _ in range(3))
     evaluations = math.ceil(config.max_iters / config.eval_interval)
-    seconds = config.max_iters * step + evaluations * len(pieces) * piece
+    whole = timedelta(seconds=round(config.max_iters * step + evaluations * len(batches) * batch))
 
-    flops = flops_a_token(run.network)
-    tokens = tokens_a_step(config)
-    show(f"{'FLOPs a token, to train':<28}{flops:>12,}")
-    show(f"{'tokens a step':<28}{tokens:>12,}")
-    show(f"{'weights and optimizer':<28}{bytes_held(run) / 1e6:>12,.0f} MB")
-    show(f"{'memory of it all, so far':<28}{peak_memory(run) / 1e6:>12,.0f} MB")
-    show(
-        f"{'a step':<28}{step * 1e3:>12,.1f} ms: {tokens / step:,.0f} tokens/s, "
-        f"{flops * tokens / step / 1e9:,.0f} GFLOP/s"
-    )
-    whole = timedelta(seconds=round(seconds))
-    show(
-        f"{'the whole run':<28}{whole!s:>12}  ({config.max_iters} steps, {evaluations} evaluations)"
-    )
+    flops, tokens = flops_per_token(run.network), train.tokens_per_step(config)
+    speed = f"{tokens / step:,.0f} tokens/s, {flops * tokens / step / 1e9:,.0f} GFLOP/s"
+    held, peak = megabytes(run)
+    show(f"{'FLOPs per token, to train':<28}{flops:>12,}")
+    show(f"{'tokens per step':<28}{tokens:>12,}")
+    show(f"{'weights and optimizer':<28}{held:>12,.0f} MB")
+    show(f"{'memory of it all, so far':<28}{peak:>12,.0f} MB")
+    show(f"{'a step':<28}{step * 1e3:>12,.1f} ms: {speed}")
+    about = f"({config.max_iters} steps, {evaluations} evaluations)"
+    show(f"{'the whole run':<28}{whole!s:>12}  {about}")
 
 
-def peak_memory(run):
-    """The most bytes that this process (on a GPU: its part of the GPU) has held so far."""
-    if run.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(run.device)
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+# --- overfit_batch: can it learn at all? ------------------------------------------------------
 
-
-# ---------------------------------------------------------------------------------------------
-# Can it learn at all?
-
-HEART_STEPS = 300  # enough for each shipped recipe to know its batch
+OVERFIT_STEPS = 300  # enough for each shipped recipe to memorize its batch
 
 
 def overfit_batch(run):
-    """Train on one batch again and again: a network and a loop that work learn it by heart.
+    """Train on one batch again and again: a network and a loop that work memorize it.
 
     Raises UserError if the loss does not fall by a nat, which is all that a bigram can do: it
     cannot tell one "e" from another.
     """
-    windows = training_windows(run)
-    run.network.eval()  # no dropout: here, learning by heart is the aim
+    windows = train.training_windows(run)
+    run.network.eval()  # no dropout: here, overfitting is the aim
+    train.set_learning_rate(run.optimizers, run.config.learning_rate)
     losses = []
-    for step in range(HEART_STEPS):
-        set_rate(run.optimizers, run.config.learning_rate, run.config)
-        loss, _ = train_step(run, run.network, windows)
+    for step in range(OVERFIT_STEPS):
+        loss, _ = train.train_step(run, run.network, windows)
         losses.append(loss.item())
         if step % 50 == 0:
             show(f"step {step}: loss {losses[-1]:.4f}")
-    show(f"step {HEART_STEPS}: loss {losses[-1]:.4f}, on the one batch that it was trained on")
+    show(f"step {OVERFIT_STEPS}: loss {losses[-1]:.4f}, on the one batch that it was trained on")
     if not losses[-1] < losses[0] - 1:
         raise UserError(
-            f"one batch was not learned in {HEART_STEPS} steps: its loss went from "
-            f"{losses[0]:.4f} to {losses[-1]:.4f}; try another learning_rate (--find_lr), less "
-            "dropout, a larger network; or something is broken"
+            f"one batch was not memorized in {OVERFIT_STEPS} steps: its loss went from "
+            f"{losses[0]:.4f} to {losses[-1]:.4f}; try another learning_rate (find_lr proposes "
+            "one), less dropout, a larger network; or something is broken"
         )
     show("it can learn: network, loss, gradients and optimizer work together")
 
 
-# ---------------------------------------------------------------------------------------------
-# What learning rate?
+# --- find_lr: what learning rate? -------------------------------------------------------------
 
 LOWEST_RATE, HIGHEST_RATE = 1e-5, 1.0
 RATE_STEPS = 300
-SMOOTHING = 0.9  # each batch is another text: the average of about ten says more
+SMOOTHING = 0.9  # batches differ: the mean of about ten of them says more than one
 
 
 def find_lr(run):
-    """Raise the learning rate exponentially until the loss blows up; draw the one over the other.
-
-    Proposes a rate. Source: Smith 2015, https://arxiv.org/abs/1506.01186.
-    """
+    """Raise the learning rate exponentially until the loss blows up, plot one over the other, and
+    propose a rate. Source: Smith 2015, https://arxiv.org/abs/1506.01186."""
     rates, losses, average = [], [], 0.0
     for step in range(RATE_STEPS):
         rate = LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** (step / (RATE_STEPS - 1))
-        set_rate(run.optimizers, rate, run.config)
+        train.set_learning_rate(run.optimizers, rate)
         run.progress.step = step
-        loss, _ = train_step(run, run.network, training_windows(run))
+        loss, _ = train.train_step(run, run.network, train.training_windows(run))
         average = SMOOTHING * average + (1 - SMOOTHING) * loss.item()
         smooth = average / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(smooth) or smooth > min([*losses, math.inf]) + 1:
@@ -187,42 +178,36 @@ def find_lr(run):
         run.folder.mkdir(parents=True, exist_ok=True)
         with replacing(run.folder / "find_lr.png") as file:
             plots.draw_rates(rates, losses, proposal, file)
-        show(f"drawn in {run.folder / 'find_lr.png'}")
+        show(f"plotted in {run.folder / 'find_lr.png'}")
     show(f"proposal: --learning_rate={proposal:.1e}, --min_lr={proposal / 10:.1e}")
 
 
 def proposed_rate(rates, losses):
-    """A third of the rate at which the smoothed loss is lowest.
-
-    There the loss is about to rise: the rate that a whole run bears lies below.
-    """
+    """A third of the rate at which the smoothed loss is lowest: there it is about to rise, and a
+    whole run tolerates less than a moment does."""
     return rates[int(np.argmin(losses))] / 3
 
 
-# ---------------------------------------------------------------------------------------------
-# How good is it?
+# --- The program ------------------------------------------------------------------------------
+
+STUDIES = {"dry_run": dry_run, "overfit_batch": overfit_batch, "find_lr": find_lr}
 
 
-def eval_only(run):
-    """Print the loss of each split, all of it, and change nothing."""
-    for split in run.data:
-        loss = mean_loss(run, split, window_starts(run, split))
-        show(f"{split + ':':<6} {in_words(loss)}")
+def main(arguments):
+    usage = "python studies.py STUDY [RECIPE] [--name=value ...]"
+    description = f"STUDY is one of {', '.join(STUDIES)}; train.py --help lists all settings."
+    parser = Parser(prog="studies.py", usage=usage, description=description)
+    parser.add_argument("study", metavar="STUDY", choices=STUDIES)
+    study = STUDIES[parser.parse_args(arguments[:1]).study]
+    config, given = parse_command_line(arguments[1:])
+    if WORLD > 1:
+        raise UserError("studies are for one process: leave torchrun out")
+    config.overwrite = True  # nothing is: a study saves no checkpoint
+    run = train.start(config, given)
+    introduce(run)
+    with errors_explained(run.device):
+        study(run)
 
 
-STUDIES = {
-    "dry_run": dry_run,
-    "overfit_batch": overfit_batch,
-    "find_lr": find_lr,
-    "eval_only": eval_only,
-}
-
-
-def chosen(config):
-    """The study that the settings ask for, or None. Raises UserError if they ask for several."""
-    names = [name for name in STUDIES if getattr(config, name)]
-    if names and WORLD > 1:
-        raise UserError(f"--{names[0]} is for one process: leave torchrun out")
-    if len(names) > 1:
-        raise UserError(f"--{' and --'.join(names)}: one at a time")
-    return STUDIES[names[0]] if names else None
+if __name__ == "__main__":
+    run_main(main)

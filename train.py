@@ -1,143 +1,289 @@
-"""Train a network: show it text, measure its surprise, turn every weight against the surprise.
+"""Train a network to predict the next character.
 
-    python train.py config/shakespeare_cpu.py --max_iters=500     a recipe, then changes to it
+    python train.py config/shakespeare_cpu.py --max_iters=500     a recipe, and a change to it
     python train.py config/shakespeare_cpu.py --init_from=resume  go on with a run that stopped
 
 writes out/<recipe>/: ckpt.pt (the lowest validation loss so far, what sample.py reads), last.pt
-(what a resume reads), log.csv (a row an evaluation) and loss.png.
+(what a resume reads), log.csv (a row per evaluation) and loss.png.
+
+From here to main(), everything stands in the order in which it happens: a batch, the learning rate
+of a step, the optimizers, one step, the loss on the validation split, and the loop around them.
 """
 
 import contextlib
 import csv
 import io
 import math
-import os
-import signal
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import distributed
-from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 import plots
-import studies
-from checkpoint import claim, load_checkpoint, save, save_for_resume, starting_point
-from config import RANK, WORLD, UserError, load, replacing, run_main, show
-from model import pick_device, pick_dtype
-from optimizer import set_learning_rate
-from run import (
-    Run,
-    in_words,
-    mean_loss,
-    short_sample,
-    tokens_a_step,
-    train_step,
-    training_windows,
-    window_starts,
-)
+from model import generate
+from prepare_shakespeare import Tokenizer
+from quill import checkpoint, hardware, processes
+from quill.dataset import Tokens, open_dataset
+from quill.muon import Muon
+from quill.processes import RANK, WORLD
+from quill.settings import parse_command_line
+from quill.terminal import UserError, conclude, introduce, replacing, run_main, show
+from sample import read_prompt
 
-# ---------------------------------------------------------------------------------------------
-# What the person at the terminal sees
+# --- A batch: windows of the text -------------------------------------------------------------
 
 
-def introduce(run):
-    """Say what is about to be trained, on what, where."""
-    config = run.config
-    size = sum(parameter.numel() for parameter in run.network.parameters())
-    batch = config.batch_size * config.gradient_accumulation_steps
-    show(f"corpus:  {run.meta['source']}")
-    show(f"         data/{config.dataset}, {run.meta['characters']:,} characters")
-    shapes = {
-        "bigram": "bigram, a table of pairs",
-        "mlp": f"mlp, {config.block_size} places of {config.n_embd} numbers, "
-        f"{config.n_hidden} hidden",
-        "gpt": f"gpt, {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, "
-        f"block {config.block_size}",
-    }
-    show(f"network: {shapes[config.network]}: {size:,} parameters")
-    show(f"run:     {run.folder}, batch {batch}, on {run.device} in {config.dtype}")
-    if run.progress.step:
-        show(f"         resumed at step {run.progress.step}")
+def training_windows(run):
+    """A step's sequences, each with the character that follows it: (N, block_size + 1) token ids,
+    where N is batch_size * gradient_accumulation_steps.
 
-
-def conclude(run, test_loss):
-    """Say how the run ended, and what to type next."""
-    progress = run.progress
-    show(f"done: {progress.step} steps in {timedelta(seconds=round(progress.seconds))}")
-    show(f"best validation loss: {progress.best_val_loss:.4f}, in {run.folder / 'ckpt.pt'}")
-    if test_loss is not None:
-        show(f"test loss of those weights: {test_loss:.4f}")
-    show(f"read what it writes:  python sample.py --out_dir={run.folder}")
-
-
-class StopRequest:
-    """Ctrl-C or SIGTERM: the step in hand is finished and saved. A second Ctrl-C stops at once.
-
-    `signal` changes in agree() only: one that arrives anywhere else in a step ends the next one,
-    so that no process leaves the loop before it has saved, or while others go on.
+    They follow from the seed and the step alone, so a resumed run draws the same ones.
     """
-
-    def __init__(self):
-        self.received = self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.receive)
-
-    def receive(self, number, frame):
-        self.received = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        show("stopping after this step (Ctrl-C once more: at once)")
-
-    def agree(self, device):
-        """Make known to all processes what signal any of them received."""
-        self.signal = self.received
-        if WORLD > 1:
-            largest = torch.tensor(self.received, device=device)
-            distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-            self.signal = largest.item()
+    config, tokens = run.config, run.data["train"]
+    generator = np.random.default_rng([config.seed, run.progress.step])
+    count = config.batch_size * config.gradient_accumulation_steps
+    starts = generator.integers(len(tokens) - config.block_size, size=count)  # (N,)
+    return tokens.windows(starts, config.block_size + 1)
 
 
-# ---------------------------------------------------------------------------------------------
-# The loop, and the whole
+def tokens_per_step(config):
+    """How many characters one step predicts."""
+    return config.batch_size * config.gradient_accumulation_steps * config.block_size
+
+
+# --- The learning rate: a linear warm-up, then a decay ----------------------------------------
+
+
+def learning_rate_at(step, config):
+    """AdamW's learning rate in a step: rises to learning_rate in warmup_iters steps, then falls to
+    min_lr at lr_decay_iters (0: at max_iters)."""
+    end = config.lr_decay_iters or config.max_iters
+    if step < config.warmup_iters:
+        return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
+    if config.lr_schedule == "constant":
+        return config.learning_rate
+    if step >= end:
+        return config.min_lr
+    fraction = (end - step) / (end - config.warmup_iters)  # of the decay still to come: 1 to 0
+    if config.lr_schedule == "cosine":
+        fraction = (1 - math.cos(math.pi * fraction)) / 2
+    return config.min_lr + fraction * (config.learning_rate - config.min_lr)
+
+
+def set_learning_rate(optimizers, rate):
+    """Set AdamW's learning rate; Muon's is a multiple of it."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1)
+
+
+# --- The optimizers: how a gradient moves the weights -----------------------------------------
+
+
+def build_optimizers(network, config, dtype):
+    """AdamW for all parameters; or Muon for the matrices inside the blocks, AdamW for the rest.
+
+    AdamW keeps two running averages for each weight: of the gradient, which gives the direction of
+    its step, and of the squared gradient, by whose root the step is divided. So a weight moves by
+    about the learning rate, whatever the size of its gradients.
+    Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
+    """
+    named = list(network.named_parameters())
+    vectors = [parameter for _, parameter in named if parameter.dim() < 2]
+    matrices = [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
+    embeddings = [p for name, p in named if p.dim() == 2 and not name.startswith("blocks.")]
+    muon = config.optimizer == "muon"
+    if muon and not matrices:
+        raise UserError(
+            f"optimizer=muon is for the matrices inside a gpt's blocks: a {config.network} has none"
+        )
+    if muon and config.learning_rate == 0:
+        raise UserError("optimizer=muon needs a learning_rate above 0: Muon's is a multiple of it")
+
+    decay, betas = config.weight_decay, (config.beta1, config.beta2)
+    groups = [
+        {"params": embeddings if muon else matrices + embeddings, "weight_decay": decay},
+        # Biases and the gains of norms do not decay: a gain of zero would switch its layer off.
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
+    if muon:
+        scale = config.muon_learning_rate / config.learning_rate
+        group = {"params": matrices, "weight_decay": decay, "lr_scale": scale}
+        optimizers.append(Muon([group], dtype, momentum=config.beta1))
+    return optimizers
+
+
+# --- What a run works with --------------------------------------------------------------------
+
+
+class Run:
+    """Everything that one run works with. Raises UserError where something does not fit."""
+
+    def __init__(self, config, saved, device):
+        self.config, self.device = config, device
+        self.folder = Path(config.out_dir)
+        # dtype of the forward pass (autocast). Weights stay float32, so small updates are not
+        # rounded away.
+        self.dtype = hardware.pick_dtype(config.dtype, device)
+        self.batch_per_process = processes.batch_per_process(config.batch_size)
+
+        self.meta, paths = open_dataset(config.dataset, config.block_size)
+        self.data = {split: Tokens(path, device) for split, path in paths.items()}
+        self.tokenizer = Tokenizer(self.meta["vocab"])
+        if saved:
+            checkpoint.check_same_data(saved, self.meta, config)
+
+        torch.manual_seed(config.seed)
+        shape = {name: getattr(config, name) for name in checkpoint.NETWORK_SETTINGS}
+        shape["vocab_size"] = self.tokenizer.vocab_size
+        shape["attention"] = hardware.pick_attention(config.attention, device)
+        self.network = checkpoint.build_network(shape, saved and saved["weights"]).to(device)
+        hardware.speed_up_training(self.network, device)
+        self.optimizers = build_optimizers(self.network, config, self.dtype)
+        # Scales losses up so that float16 gradients do not vanish; idle for the other dtypes.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.progress = checkpoint.Progress()
+        if config.init_from == "resume":
+            checkpoint.restore(self, saved)
+
+    def autocast(self):
+        """The context in which a forward pass computes in the run's dtype."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+# --- One step ---------------------------------------------------------------------------------
+
+
+def train_step(run, forward, windows):
+    """One step of gradient descent on training_windows().
+
+    `forward` is run.network, possibly compiled or wrapped for several processes, of which each
+    takes an equal part of every batch. Returns this process's mean loss in nats and the norm of
+    the gradient before clipping, as tensors: reading them would make a GPU wait. If the norm is
+    not finite, the weights stay as they are.
+    """
+    config, scaler = run.config, run.scaler
+    for optimizer in run.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    batches = windows.split(config.batch_size)  # (batch_size, block_size + 1) each
+    for number, batch in enumerate(batches, start=1):
+        batch = batch.split(run.batch_per_process)[RANK]  # (batch_size / WORLD, block_size + 1)
+        accumulating = WORLD > 1 and number < len(batches)  # the processes average only once
+        with run.autocast(), forward.no_sync() if accumulating else contextlib.nullcontext():
+            _, loss = forward(batch[:, :-1], batch[:, 1:])
+            loss = loss / config.gradient_accumulation_steps
+            scaler.scale(loss).backward()
+        total = total + loss.detach()
+    for optimizer in run.optimizers:
+        scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), config.grad_clip or math.inf)
+    for optimizer in run.optimizers:
+        if not scaler.is_enabled():
+            optimizer.found_inf = (~norm.isfinite()).float()  # what makes it skip a step
+        scaler.step(optimizer)
+    scaler.update()
+    return total, norm
+
+
+# --- The loss on a whole split ----------------------------------------------------------------
+
+EVAL_TOKENS = 4096  # in one forward pass of an evaluation: its activations fit a CPU cache
+
+
+def split_starts(run, split):
+    """Where the windows start that cover a split in order, each character predicted once."""
+    return np.arange(0, len(run.data[split]) - 1, run.config.block_size)
+
+
+def evaluation_batches(tokens, starts, block_size):
+    """Yield (starts, length) of batches of windows; a window that the end cuts short comes last."""
+    rows = max(1, EVAL_TOKENS // block_size)
+    whole = starts[starts + block_size < len(tokens)]
+    for i in range(0, len(whole), rows):
+        yield whole[i : i + rows], block_size + 1
+    for start in starts[len(whole) :]:
+        yield np.array([start]), len(tokens) - start
+
+
+@torch.no_grad()
+def mean_loss(run, split, starts):
+    """The mean cross-entropy in nats per character over windows, without dropout."""
+    run.network.eval()
+    batches = list(evaluation_batches(run.data[split], starts, run.config.block_size))
+    losses = torch.zeros(len(batches), device=run.device)
+    for i in range(RANK, len(batches), WORLD):  # each process takes every WORLD-th batch
+        windows = run.data[split].windows(*batches[i])  # (B, block_size + 1)
+        with run.autocast():
+            _, losses[i] = run.network(windows[:, :-1], windows[:, 1:])
+    run.network.train()
+    counts = [len(starts) * (length - 1) for starts, length in batches]
+    return float(np.average(processes.summed(losses).tolist(), weights=counts))
+
+
+def describe_loss(loss):
+    """A loss in nats, in bits, and as a perplexity."""
+    perplexity = math.exp(min(loss, 700))  # more would overflow
+    bits = loss / math.log(2)
+    return f"{loss:.4f} nats ({bits:.3f} bits per character, perplexity {perplexity:.2f})"
+
+
+# --- An evaluation: both losses, a sample, and what is saved ----------------------------------
 
 LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
+SAMPLE_LENGTH = 100  # characters: two or three lines
 
 
 def evaluate(run, rate):
-    """Measure both losses, show them and a sample, keep the weights if they are the best so far.
+    """Measure both losses, show them and a sample, save the weights if they are the best so far.
 
-    Validation covers its whole split in order, so that the same weights give the same digits. The
+    Validation covers its whole split in order, so the same weights give the same digits. The
     training loss is an estimate from eval_iters batches of windows, spread evenly over the text.
     """
     config, progress = run.config, run.progress
     last = len(run.data["train"]) - config.block_size - 1
     spread = np.linspace(0, last, config.eval_iters * config.batch_size).astype(np.int64)
     train_loss = mean_loss(run, "train", spread)
-    val_loss = mean_loss(run, "val", window_starts(run, "val"))
+    val_loss = mean_loss(run, "val", split_starts(run, "val"))
     best = val_loss < progress.best_val_loss
     progress.best_val_loss = min(val_loss, progress.best_val_loss)
 
     show(
         f"--- step {progress.step}: training loss {train_loss:.4f}, validation loss "
-        f"{in_words(val_loss)}, {'the best' if best else 'not the best'} so far"
+        f"{describe_loss(val_loss)}, {'the best' if best else 'not the best'} so far"
     )
     for line in short_sample(run).splitlines() if RANK == 0 else []:
         show(f"    | {line}")
 
-    tokens, seconds = progress.step * tokens_a_step(config), round(progress.seconds, 2)
+    tokens, seconds = progress.step * tokens_per_step(config), round(progress.seconds, 2)
     progress.log.append([progress.step, tokens, seconds, rate, train_loss, val_loss])
     if RANK == 0:
         if best:
-            save(run, "ckpt.pt")
-        save_for_resume(run)
+            checkpoint.save(run, "ckpt.pt")
+        checkpoint.save_for_resume(run)
         write_log(run)
 
 
+def short_sample(run):
+    """A few lines that the network generates now."""
+    _, idx = read_prompt(None, run.tokenizer)  # (1, 1)
+    generator = torch.Generator(run.device).manual_seed(0)
+    run.network.eval()
+    with run.autocast():
+        settings = {"temperature": 0.8, "generator": generator}
+        idx = generate(run.network, idx.to(run.device), SAMPLE_LENGTH, **settings)
+    run.network.train()
+    return run.tokenizer.decode(idx[0].cpu()).strip()
+
+
 def write_log(run):
-    """Write log.csv and loss.png, whole, from the rows that the run carries with it."""
+    """Write log.csv and loss.png anew, from the rows in run.progress."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(LOG_COLUMNS)
@@ -149,22 +295,26 @@ def write_log(run):
             plots.draw_loss(LOG_COLUMNS, run.progress.log, file, run.progress.resumes)
 
 
+# --- The loop ---------------------------------------------------------------------------------
+
+
 def train(run, stop):
-    """Train from where the run stands to max_iters, or to the step in which a stop is asked for."""
+    """Train to max_iters, or until `stop` has received a signal."""
     config, progress = run.config, run.progress
     on_cpu = run.device.type == "cpu"
     forward = DistributedDataParallel(run.network) if WORLD > 1 else run.network
     if config.compile and run.device.type == "cuda":
         forward = torch.compile(forward)
     if config.init_from not in ("scratch", "resume"):
-        evaluate(run, rate=0.0)  # fine-tuning: what the network makes of the text as it comes
+        evaluate(run, rate=0.0)  # fine-tuning: the loss on the new text before the first step
 
     started = time.monotonic() - progress.seconds
     log_step, log_time, worst_norm = progress.step, time.monotonic(), torch.tensor(0.0)
     while progress.step < config.max_iters and not stop.signal:
-        # Dropout's randomness follows from the step, like the batch, and differs by process.
+        # Like the batch, dropout's randomness follows from the step; it differs by process.
         torch.manual_seed(config.seed + progress.step + RANK * config.max_iters)
-        rate = set_learning_rate(run.optimizers, progress.step, config)
+        rate = learning_rate_at(progress.step, config)
+        set_learning_rate(run.optimizers, rate)
         loss, norm = train_step(run, forward, training_windows(run))
         progress.step += 1
         progress.seconds = time.monotonic() - started
@@ -172,20 +322,22 @@ def train(run, stop):
         last = progress.step == config.max_iters
         log = last or progress.step % config.log_interval == 0
         evaluation = last or progress.step % config.eval_interval == 0
-        checkpoint = config.checkpoint_interval and progress.step % config.checkpoint_interval == 0
-        # Looking at a number is for nothing on a CPU; a GPU has to be waited for.
-        look = on_cpu or log or evaluation or checkpoint
+        save = config.checkpoint_interval and progress.step % config.checkpoint_interval == 0
+        # Reading a number costs nothing on a CPU; on a GPU it waits for the device, so do it only
+        # where something is logged or saved.
+        read = on_cpu or log or evaluation or save
         worst_norm = torch.maximum(worst_norm.to(norm.device), norm)
-        if look:
+        if read:
             check_finite(run, worst_norm)
-        if look or WORLD == 1:
-            stop.agree(run.device)
+        if read or WORLD == 1:
+            stop.synchronize(run.device)
         if log:
             now, steps = time.monotonic(), progress.step - log_step
             left = (now - started) / progress.step * (config.max_iters - progress.step)
-            speed = steps * tokens_a_step(config) / (now - log_time)
+            speed = steps * tokens_per_step(config) / (now - log_time)
+            mean = processes.summed(loss).item() / WORLD
             show(
-                f"step {progress.step}/{config.max_iters} | loss {over_processes(loss):.4f} | "
+                f"step {progress.step}/{config.max_iters} | loss {mean:.4f} | "
                 f"lr {rate:.1e} | {speed:,.0f} tokens/s | {timedelta(seconds=round(left))} left",
                 passing=True,
             )
@@ -193,8 +345,8 @@ def train(run, stop):
         if evaluation:
             evaluate(run, rate)
             log_step, log_time = progress.step, time.monotonic()
-        elif RANK == 0 and (checkpoint or stop.signal):
-            save_for_resume(run)
+        elif RANK == 0 and (save or stop.signal):
+            checkpoint.save_for_resume(run)
 
 
 def check_finite(run, norm):
@@ -207,86 +359,43 @@ def check_finite(run, norm):
         )
 
 
-def test_loss_of_the_best(run):
-    """The test split's loss of the weights that validation chose; None without such a split."""
+# --- The program ------------------------------------------------------------------------------
+
+
+def best_test_loss(run):
+    """The test loss of the weights that validation chose; None if there is no test split."""
     if "test" not in run.data:
         return None
-    [weights] = from_first_process(
-        load_checkpoint(run.folder / "ckpt.pt")["weights"] if RANK == 0 else None
-    )
+    path = run.folder / "ckpt.pt"
+    best = checkpoint.load_checkpoint(path)["weights"] if RANK == 0 else None
+    [weights] = processes.from_first_process(best)
     run.network.load_state_dict(weights)
-    return mean_loss(run, "test", window_starts(run, "test"))
+    return mean_loss(run, "test", split_starts(run, "test"))
 
 
-def join_processes(device):
-    """Meet the processes that torchrun started beside this one; returns this one's device."""
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    store, rank, world = next(rendezvous("env://"))
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(WORLD):
-        # torchrun's store outlives the processes. After a restart it still tells where the dead
-        # ones listened (https://github.com/pytorch/pytorch/issues/135712), so each start has a
-        # corner of its own. On several machines the starts are not counted alike.
-        store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
-    return device
-
-
-def over_processes(number):
-    """The mean of a tensor of one number over all processes, as a float."""
-    if WORLD > 1:
-        distributed.all_reduce(number)
-    return number.item() / WORLD
-
-
-def from_first_process(*things):
-    """What process 0 has, in every process: the others may stand at another disk."""
-    things = list(things)
-    if WORLD > 1:
-        distributed.broadcast_object_list(things)
-    return things
-
-
-@contextlib.contextmanager
-def errors_explained(device):
-    """Turn what PyTorch says of memory, and of processes that ended, into a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if WORLD > 1 and ("gloo" in str(error) or "NCCL" in str(error)):
-            raise UserError("another process of this run has ended") from error
-        if "memory" not in str(error):
-            raise
-        raise UserError(
-            f"{device} has not enough memory: halve batch_size and double "
-            "gradient_accumulation_steps (the same run in smaller pieces), or shrink it"
-        ) from error
+def start(config, given):
+    """The Run that the settings ask for, connected to the other processes. Raises UserError."""
+    device = processes.join_processes(hardware.pick_device(config.device))
+    saved = checkpoint.starting_point(config, given) if RANK == 0 else None
+    # What auto means is decided once, for all processes and all resumes.
+    config.dtype = str(hardware.pick_dtype(config.dtype, device)).removeprefix("torch.")
+    return Run(*processes.from_first_process(config, saved), device)
 
 
 def main(arguments):
-    config, given = load(arguments)
-    study = studies.chosen(config)
-    device = pick_device(config.device)
-    if WORLD > 1:
-        device = join_processes(device)
-    checkpoint = starting_point(config, given) if RANK == 0 else None
-    # What auto means is settled once, for all processes and for all resumes.
-    config.dtype = str(pick_dtype(config.dtype, device)).removeprefix("torch.")
-    config, checkpoint = from_first_process(config, checkpoint)
-    run = Run(config, checkpoint, device)
-    if study:
-        introduce(run)
-        with errors_explained(device):
-            study(run)
+    run = start(*parse_command_line(arguments))
+    introduce(run)
+    if run.config.eval_only:
+        for split in run.data:
+            loss = mean_loss(run, split, split_starts(run, split))
+            show(f"{split + ':':<6} {describe_loss(loss)}")
         return
-    lock = claim(run.folder) if RANK == 0 else contextlib.nullcontext()
-    with lock, errors_explained(device):
-        introduce(run)
-        stop = StopRequest()
+
+    lock = checkpoint.lock_folder(run.folder) if RANK == 0 else contextlib.nullcontext()
+    with lock, hardware.errors_explained(run.device):
+        stop = processes.StopRequest()
         train(run, stop)
-        test_loss = None if stop.signal else test_loss_of_the_best(run)
+        test_loss = None if stop.signal else best_test_loss(run)
     if WORLD > 1:
         distributed.destroy_process_group()
     if stop.signal:

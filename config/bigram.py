@@ -1,17 +1,17 @@
-"""The simplest language model: how likely each character is depends on the one before it alone.
+"""The simplest language model: the next character depends on the present one alone.
 
-A table of 65 x 65 scores, learned by gradient descent, though counting pairs would give the same.
+A table of 65 x 65 logits, trained by gradient descent; counting pairs would give the same.
 """
 
 network = "bigram"
-block_size = 64  # how many characters are scored at once: it does not look back at them
+block_size = 64  # characters in a sequence; the model predicts each from one character only
 
-batch_size = 64  # a step costs next to nothing, so let it be a steady one
+batch_size = 64  # a step is cheap, so average over many characters for a less noisy gradient
 max_iters = 1000
-learning_rate = 0.1  # each score is seen seldom and by itself: it bears a very high rate
+learning_rate = 0.1  # AdamW moves a logit by about this much per step, and some must reach 5
 warmup_iters = 0
-min_lr = 1e-3
-weight_decay = 0.0  # a rare pair should be rare, not pulled towards the others
+min_lr = 1e-3  # a hundredth of learning_rate: small steps at the end
+weight_decay = 0.0  # it would pull the probabilities of rare pairs towards those of the others
 
 eval_interval = 250
 eval_iters = 5

@@ -13,6 +13,7 @@ from the real text.
 
 import contextlib
 import csv
+import json
 import multiprocessing
 import os
 import platform
@@ -31,13 +32,15 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import model  # noqa: E402 (the path comes first)
-import prepare_shakespeare  # noqa: E402
-import train  # noqa: E402
-from config import UserError, keep_freed_memory, load, run_main  # noqa: E402
-from model import NetworkConfig, build  # noqa: E402
-from optimizer import set_learning_rate  # noqa: E402
-from studies import flops_a_token  # noqa: E402
+import train  # noqa: E402 (the path comes first)
+from ancestors import build  # noqa: E402
+from model import NetworkConfig, generate  # noqa: E402
+from quill.checkpoint import NETWORK_SETTINGS  # noqa: E402
+from quill.dataset import checksum_of, load_meta  # noqa: E402
+from quill.hardware import pack_weights, pick_attention, pick_device, pick_dtype  # noqa: E402
+from quill.settings import parse_command_line  # noqa: E402
+from quill.terminal import UserError, keep_freed_memory, run_main  # noqa: E402
+from studies import flops_per_token  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 SMALL = ["config/shakespeare_cpu.py", "--position=learned"]  # nanoGPT's laptop setting
@@ -118,22 +121,25 @@ def wait_for_gpu():
 
 
 # ---------------------------------------------------------------------------------------------
+# The network that both ways use
+
+
+def fresh_network(config, attention, device):
+    """The network that the settings ask for, with random weights in float32."""
+    shape = {name: getattr(config, name) for name in NETWORK_SETTINGS}
+    vocab = load_meta(Path("data/shakespeare_char/meta.json"))["vocab"]
+    return build(NetworkConfig(len(vocab), **{**shape, "attention": attention})).to(device)
+
+
+# ---------------------------------------------------------------------------------------------
 # The plain way
-
-
-def plain_network(config, device):
-    """The same network, with PyTorch's own dropout and fused attention kernel, in float32."""
-    model.Dropout = torch.nn.Dropout
-    config.attention, config.dtype = "fused", "float32"
-    run = train.Run(config, None, device)
-    return run.network.train(), run
 
 
 def plain_training(pipe, arguments):
     """nanoGPT's training step, as often as asked for."""
-    config, _ = load(arguments)
-    device = model.pick_device()
-    network, _ = plain_network(config, device)
+    config, _ = parse_command_line(arguments)
+    device = pick_device()
+    network = fresh_network(config, "fused", device)
     text = np.memmap("data/shakespeare_char/train.bin", dtype="<u2", mode="r")
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, fused=False)
 
@@ -155,10 +161,9 @@ def plain_training(pipe, arguments):
 @torch.no_grad()
 def plain_sampling(pipe, arguments):
     """nanoGPT's generation: each token reads the whole window again, in float32."""
-    config, _ = load(arguments)
-    device = model.pick_device()
-    network, _ = plain_network(config, device)
-    network.eval()
+    config, _ = parse_command_line(arguments)
+    device = pick_device()
+    network = fresh_network(config, "fused", device).eval()
 
     def write(count):
         idx = torch.zeros(1, 1, dtype=torch.int64, device=device)
@@ -188,14 +193,15 @@ def plain_prepare(path, folder):
 def our_training(pipe, arguments):
     """train.py's step, as often as asked for."""
     keep_freed_memory()
-    config, _ = load(arguments)
-    run = train.Run(config, None, model.pick_device())
+    config, _ = parse_command_line(arguments)
+    run = train.Run(config, None, pick_device())
     forward = torch.compile(run.network) if CUDA else run.network
 
     def steps(count):
         for _ in range(count):
             torch.manual_seed(run.progress.step)
-            set_learning_rate(run.optimizers, run.progress.step, config)
+            rate = train.learning_rate_at(run.progress.step, config)
+            train.set_learning_rate(run.optimizers, rate)
             train.train_step(run, forward, train.training_windows(run))
             run.progress.step += 1
 
@@ -205,12 +211,13 @@ def our_training(pipe, arguments):
 def our_sampling(pipe, arguments, streams):
     """sample.py's generation, `streams` texts at once."""
     keep_freed_memory()
-    config, _ = load(arguments)
-    device = model.pick_device()
-    network = train.Run(config, None, device).network.to(model.pick_dtype("auto", device)).eval()
-    model.pack_weights(network)
+    config, _ = parse_command_line(arguments)
+    device = pick_device()
+    network = fresh_network(config, pick_attention("auto", device), device).eval()
+    network = network.to(pick_dtype("auto", device))
+    pack_weights(network)
     idx = torch.zeros(streams, 1, dtype=torch.int64, device=device)
-    serve(pipe, lambda count: model.generate(network, idx, count, temperature=0.8))
+    serve(pipe, lambda count: generate(network, idx, count, temperature=0.8))
 
 
 # Runs a program and says what memory it took at most. (What the system tells of a child counts in
@@ -297,7 +304,7 @@ def processor():
 
 def measure_machine():
     """What this machine can do at best: the yardstick for all that follows."""
-    device = model.pick_device()
+    device = pick_device()
     name = torch.cuda.get_device_name() if CUDA else processor()
     print(
         f"Machine: {name}, {os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}"
@@ -320,18 +327,18 @@ def measure_training():
     recipes = [("0.8M, block 64, batch 12", SMALL, 50), ("6 x 256, dropout 0.1", LARGER, 3)]
     if CUDA:
         recipes.append(("10.7M, shakespeare_char.py", CHAR, 20))
-    speed = matrix_speed(model.pick_dtype("auto", model.pick_device()), model.pick_device(), 1024)
+    speed = matrix_speed(pick_dtype("auto", pick_device()), pick_device(), 1024)
     for name, arguments, steps in recipes:
-        config, _ = load(arguments)
+        config, _ = parse_command_line(arguments)
         pipes = [started(plain_training, arguments), started(our_training, arguments)]
-        tokens = steps * train.tokens_a_step(config)
+        tokens = steps * train.tokens_per_step(config)
         plain, ours = ([tokens / s for s in seconds] for seconds in in_turns(pipes, steps, 7))
         row = compare(f"training, {name}", "tokens/s", plain, ours)
         network = build(
             NetworkConfig(65, config.block_size, config.n_layer, config.n_head, config.n_embd)
         )
-        share = statistics.median(ours) * flops_a_token(network) / (speed * 1e9)
-        rows.append([*row, f"{share:.0%} of the matrix products' peak"])
+        fraction = statistics.median(ours) * flops_per_token(network) / (speed * 1e9)
+        rows.append([*row, f"{fraction:.0%} of the matrix products' peak"])
     table(["what", "plain", "here", "ratio", "of the limit"], rows)
 
 
@@ -339,7 +346,7 @@ def measure_fast():
     """Wall time of whole processes, start to a validation loss of 1.88."""
     rows = []
     start = time.perf_counter()
-    config, _ = load(SMALL)
+    config, _ = parse_command_line(SMALL)
     pipe = started(plain_training, SMALL)
     in_turns([pipe], config.max_iters - 1, 1)
     plain = time.perf_counter() - start
@@ -354,7 +361,7 @@ def measure_fast():
 
 def measure_laptop():
     """Training time to nanoGPT's published loss, evaluations included."""
-    config, _ = load(CHAR)
+    config, _ = parse_command_line(CHAR)
     pipe = started(plain_training, CHAR)
     [seconds_a_step] = in_turns([pipe], 1, 3)
     plain = statistics.median(seconds_a_step) * TARGET_STEPS
@@ -447,12 +454,12 @@ def measure_large():
             target.mkdir(parents=True)
             for file in original.glob("*.bin"):
                 (target / file.name).write_bytes(file.read_bytes())
-            meta = prepare_shakespeare.load_meta(original / "meta.json")
+            meta = load_meta(original / "meta.json")
             if name == "large":
                 meta["tokens"]["train"] = 10**10
                 os.truncate(target / "train.bin", 2 * 10**10)
-                meta["checksums"]["meta.json"] = prepare_shakespeare.checksum_of(meta)
-            (target / "meta.json").write_text(prepare_shakespeare.json.dumps(meta))
+                meta["checksums"]["meta.json"] = checksum_of(meta)
+            (target / "meta.json").write_text(json.dumps(meta))
         speeds, memories = {"small": [], "large": []}, {"small": 0, "large": 0}
         for _ in range(3):
             for name in speeds:
@@ -487,7 +494,7 @@ PARTS = [
     ("the recipe", []),
     ("no token shift", ["--token_shift=False"]),
     ("learned positions", ["--position=learned"]),
-    ("queries and keys not normalised", ["--qk_norm=False"]),
+    ("queries and keys not normalized", ["--qk_norm=False"]),
     ("AdamW for all, at 2e-3 (its best of five)", ["--optimizer=adamw", "--learning_rate=2e-3"]),
     ("cosine decay", ["--lr_schedule=cosine"]),
     ("rates halved", ["--learning_rate=8e-3", "--muon_learning_rate=0.02"]),

@@ -24,9 +24,10 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import prepare_shakespeare  # noqa: E402
-from checkpoint import load_checkpoint  # noqa: E402
-from config import UserError  # noqa: E402
+import prepare_shakespeare  # noqa: E402 (the path comes first)
+from quill.checkpoint import load_checkpoint  # noqa: E402
+from quill.dataset import open_dataset  # noqa: E402
+from quill.terminal import UserError  # noqa: E402
 
 STEPS = 120
 # A checkpoint after each step: many of the kills hit the moment in which one is written.
@@ -122,7 +123,7 @@ def fail_to_write(fills, undisturbed):
     lost = 0
     whole = Path("undisturbed/last.pt").stat().st_size
     for number in range(fills):
-        part = random.uniform(0.01, 0.99)  # of last.pt: how much the disk still takes
+        fraction = random.uniform(0.01, 0.99)  # of last.pt: how much the disk still takes
         out_dir = f"full{number}"
         process = start(out_dir)
         for line in process.stdout:
@@ -131,7 +132,7 @@ def fail_to_write(fills, undisturbed):
         process.send_signal(signal.SIGTERM)
         process.communicate()
         before = load_checkpoint(Path(out_dir) / "last.pt")
-        process = start(out_dir, limit=int(part * whole))
+        process = start(out_dir, limit=int(fraction * whole))
         _, complaint = process.communicate()
         told = process.returncode == 1 and complaint.startswith("error: cannot write")
         kept = same(load_checkpoint(Path(out_dir) / "last.pt"), before)
@@ -165,8 +166,8 @@ def flip_bits(path, flips, read, sound):
 
 def read_data():
     """The dataset as training sees it."""
-    meta, splits = prepare_shakespeare.open_dataset("small", 32)
-    return {"vocab": meta["vocab"], **{name: ids.tobytes() for name, ids in splits.items()}}
+    meta, paths = open_dataset("small", 32)
+    return {"vocab": meta["vocab"], **{name: path.read_bytes() for name, path in paths.items()}}
 
 
 def main():

@@ -1,4 +1,4 @@
-"""The pictures: the numbers that they show, that they can be drawn, and what is refused."""
+"""The plots: the numbers that they show, that they can be drawn, and what is refused."""
 
 import csv
 import io
@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from test_train import TINY
+from conftest import ROOT, TINY
 
 import plots
 import train
-from checkpoint import load_checkpoint, network_from
-from config import UserError
-from model import build, next_probabilities
+from ancestors import build
+from model import NetworkConfig, next_probabilities
 from prepare_shakespeare import Tokenizer
+from quill.checkpoint import load_checkpoint, network_from
+from quill.terminal import UserError
 
 pytest.importorskip("matplotlib")
 
@@ -29,13 +29,6 @@ ROWS = [
     [20, 1280, 1.5, 5e-4, 2.1, 2.3],
     [30, 1920, 2.0, 1e-4, 1.8, 2.4],
 ]
-
-
-@pytest.fixture
-def here(workspace):
-    """A folder with out/run, a tiny GPT."""
-    train.main(TINY)
-    return workspace
 
 
 def drawn(capsys, *arguments):
@@ -54,8 +47,6 @@ def check_png(data):
 
 def gpt(position="learned", qk_norm=False, n_layer=3):
     """A GPT with random weights large enough that its attention is far from even."""
-    from model import NetworkConfig
-
     torch.manual_seed(3)
     shape = {"vocab_size": 11, "block_size": 8, "n_layer": n_layer, "n_head": 2, "n_embd": 12}
     config = NetworkConfig(**shape, position=position, qk_norm=qk_norm, attention="written_out")
@@ -66,7 +57,7 @@ def gpt(position="learned", qk_norm=False, n_layer=3):
     return network
 
 
-# --- losses
+# --- Losses -----------------------------------------------------------------------------------
 
 
 def lines(axes):
@@ -135,7 +126,7 @@ def test_runs_are_drawn_from_their_logs(tmp_path, monkeypatch, capsys):
 
 def test_as_many_runs_as_allowed_all_look_different():
     logs = {}
-    for i in range(len(plots.COLOURS)):
+    for i in range(8):
         logs[str(i)] = {"step": [i], "seconds": [i], "train_loss": [1.0], "val_loss": [2.0]}
     drawn_lines = plots.runs_figure(logs).axes[0].get_lines()[::2]
     assert len({line.get_color() for line in drawn_lines}) == len(logs)
@@ -162,12 +153,12 @@ def test_a_log_that_is_missing_or_damaged_is_named(tmp_path, content, message):
     assert str(tmp_path / "log.csv") in str(caught.value)
 
 
-# --- attention
+# --- Attention --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", [1, 8])
 @pytest.mark.parametrize("position", ["learned", "rotary", "none"])
-def test_a_row_of_attention_is_shared_out_to_the_past_and_nothing_else(position, length):
+def test_a_row_of_attention_is_divided_among_the_past_and_nothing_else(position, length):
     idx = torch.randint(11, (1, length))
     weights = plots.attention_weights(gpt(position), idx)
     assert weights.shape == (3, 2, length, length)
@@ -221,7 +212,7 @@ def test_each_heat_map_is_its_layers_and_heads_with_characters_at_the_edges():
         assert beside == (["a", "␣", "$", "↵"] if head == 0 else [])
 
 
-# --- embeddings
+# --- Embeddings -------------------------------------------------------------------------------
 
 
 def test_characters_are_sorted_into_kinds():
@@ -238,39 +229,39 @@ def test_characters_are_sorted_into_kinds():
 def test_the_plane_is_that_of_the_covariance_matrix():
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(30, 6)) * [1, 5, 1, 3, 0.5, 1] + 7
-    places, shares = plots.principal_components(vectors)
+    positions, fractions = plots.principal_components(vectors)
     sizes, directions = np.linalg.eigh(np.cov(vectors.T))  # ascending
     expected = (vectors - vectors.mean(0)) @ directions[:, [5, 4]]
     for axis in range(2):
-        sign = np.sign(places[0, axis] * expected[0, axis])
-        assert np.allclose(places[:, axis], sign * expected[:, axis])
-    assert np.allclose(shares, sizes[[5, 4]] / sizes.sum())
+        sign = np.sign(positions[0, axis] * expected[0, axis])
+        assert np.allclose(positions[:, axis], sign * expected[:, axis])
+    assert np.allclose(fractions, sizes[[5, 4]] / sizes.sum())
 
 
-def test_each_character_is_labelled_at_its_place_and_marked_as_its_kind():
+def test_each_character_is_labeled_at_its_position_and_marked_as_its_kind():
     vocab = "\n aeAB.bcd"
     vectors = np.random.default_rng(1).normal(size=(len(vocab), 4))
-    places, shares = plots.principal_components(vectors)
+    positions, fractions = plots.principal_components(vectors)
     axes = plots.embeddings_figure(vectors, vocab).axes[0]
     assert [text.get_text() for text in axes.texts] == list("↵␣aeAB.bcd")
-    assert np.allclose([text.xy for text in axes.texts], places)
+    assert np.allclose([text.xy for text in axes.texts], positions)
     for kind, points in zip(plots.KINDS, axes.collections, strict=True):
         members = [i for i, character in enumerate(vocab) if plots.kind_of(character) == kind]
         assert points.get_label() == kind
-        assert np.allclose(points.get_offsets(), places[members])
-    assert f"({shares[0]:.0%} of the variance)" in axes.get_xlabel()
-    assert f"({shares[1]:.0%})" in axes.get_ylabel()
+        assert np.allclose(points.get_offsets(), positions[members])
+    assert f"({fractions[0]:.0%} of the variance)" in axes.get_xlabel()
+    assert f"({fractions[1]:.0%})" in axes.get_ylabel()
 
 
-def test_labels_stand_apart_from_each_other_and_two_in_one_place_do_no_harm(monkeypatch):
-    places = np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0], [3.1, 0.0]])
-    monkeypatch.setattr(plots, "principal_components", lambda vectors: (places, [0.9, 0.1]))
+def test_labels_stand_apart_and_two_characters_at_one_position_do_no_harm(monkeypatch):
+    positions = np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0], [3.1, 0.0]])
+    monkeypatch.setattr(plots, "principal_components", lambda vectors: (positions, [0.9, 0.1]))
     texts = plots.embeddings_figure(None, "abcd").axes[0].texts
     offsets = np.array([text.get_position() for text in texts])
     assert np.allclose(offsets, [[-9, 0], [-9, 0], [-9, 0], [9, 0]])
 
 
-# --- temperature
+# --- Temperature ------------------------------------------------------------------------------
 
 
 def test_the_entropy_is_log2_of_how_many_are_as_likely():
@@ -297,10 +288,10 @@ def test_each_panel_shows_one_temperature_its_entropy_and_the_rest_as_one_bar():
     assert labels == [plots.visible(vocab[i]) for i in order] + ["all others"]
 
 
-# --- the program
+# --- The program ------------------------------------------------------------------------------
 
 
-def test_every_picture_of_a_run_lands_in_its_folder(here, capsys):
+def test_every_plot_of_a_run_lands_in_its_folder(here, capsys):
     assert drawn(capsys, "embeddings") == Path("out/run/embeddings.png")
     assert drawn(capsys, "attention", "--start=First Cit\n") == Path("out/run/attention.png")
     assert drawn(capsys, "temperature", "--start", "a" * 99) == Path("out/run/temperature.png")
@@ -392,7 +383,7 @@ def test_a_usage_error_is_one_line_and_ends_with_2(arguments, message, capsys):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["runs", "--help"], ["temperature", "--help"]])
-def test_help_is_given_for_the_whole_and_for_each_picture(arguments, capsys):
+def test_help_is_given_for_the_whole_and_for_each_plot(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         plots.main(arguments)
     out, err = capsys.readouterr()

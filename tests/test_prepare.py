@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prepare_shakespeare as prepare
-from config import UserError, run_main
+from quill.dataset import open_dataset
+from quill.terminal import UserError, run_main
 
 SCRIPT = Path(prepare.__file__)
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\n" * 20
@@ -83,8 +84,7 @@ def snapshot():
     }
 
 
-# ---------------------------------------------------------------------------------------------
-# What is written
+# --- What is written --------------------------------------------------------------------------
 
 
 def test_a_known_text_gives_known_bytes():
@@ -146,20 +146,20 @@ def test_any_text_splits_as_in_nanogpt(characters):
     [("0.7,0.2,0.1", [7, 2, 1]), ("0.1,0.2,0.7", [1, 2, 7]), ("0.3,0.3,0.4", [3, 3, 4])],
 )
 @pytest.mark.parametrize("tens", [1, 10**3, 10**12])
-def test_shares_are_added_in_decimal(split, sizes, tens):
+def test_fractions_are_added_in_decimal(split, sizes, tens):
     # As binary fractions 0.7 + 0.2 is below 0.9, and a character would change sides.
-    shares = prepare.parse_split(split)
-    assert prepare.split_sizes(10 * tens, shares) == [size * tens for size in sizes]
+    fractions = prepare.parse_split(split)
+    assert prepare.split_sizes(10 * tens, fractions) == [size * tens for size in sizes]
 
 
-def test_three_shares_give_a_test_split():
+def test_three_fractions_give_a_test_split():
     make("abcdefghij" * 4, "--split", "0.7,0.2,0.1")
     sizes = [np.fromfile(f"data/d/{name}.bin", "<u2").size for name in ("train", "val", "test")]
     assert sizes == [28, 8, 4]
     assert tokens().tolist() == [*range(10)] * 4
 
 
-def test_two_shares_remove_the_test_split_of_an_earlier_text():
+def test_two_fractions_remove_the_test_split_of_an_earlier_text():
     make(TEXT, "--split", "0.7,0.2,0.1")
     make(OTHER)
     assert sorted(os.listdir("data/d")) == sorted(FILES)
@@ -175,13 +175,13 @@ def test_another_datasets_vocabulary_gives_its_ids(path):
 @pytest.mark.parametrize("dataset", ["d", "my.json", "ünï", "with space"])
 def test_a_prepared_dataset_opens(dataset):
     make(TEXT, dataset=dataset)
-    found, splits = prepare.open_dataset(dataset, block_size=8)
-    ids = np.concatenate([splits["train"], splits["val"]])
+    found, paths = open_dataset(dataset, block_size=8)
+    assert list(paths) == ["train", "val"]
+    ids = np.concatenate([np.fromfile(path, "<u2") for path in paths.values()])
     assert prepare.Tokenizer(found["vocab"]).decode(ids) == TEXT
 
 
-# ---------------------------------------------------------------------------------------------
-# The tokenizer
+# --- The tokenizer ----------------------------------------------------------------------------
 
 
 @fuzz
@@ -210,8 +210,7 @@ def test_a_vocabulary_is_of_different_characters(vocab):
         prepare.Tokenizer(vocab)
 
 
-# ---------------------------------------------------------------------------------------------
-# Reading in pieces
+# --- Reading in pieces ------------------------------------------------------------------------
 
 
 @fuzz
@@ -281,8 +280,7 @@ def test_a_text_that_changes_meanwhile_is_refused_or_taken_whole(now, monkeypatc
         )
 
 
-# ---------------------------------------------------------------------------------------------
-# The network
+# --- The network ------------------------------------------------------------------------------
 
 
 @dataclass
@@ -459,8 +457,7 @@ def test_an_unfit_text_is_named_by_its_address(server, monkeypatch, body, named)
     assert f"{server.url}?mine {named}" in line
 
 
-# ---------------------------------------------------------------------------------------------
-# What is refused
+# --- What is refused --------------------------------------------------------------------------
 
 LARGEST = "".join(map(chr, range(0x20000, 0x20000 + 65535)))
 FIT = {"source": "", "sha256": "", "characters": 2, "tokens": {"train": 1, "val": 1}}
@@ -484,7 +481,7 @@ INPUTS = {
     "nested.json": "[" * 100_000,
     "other.json": json.dumps({**FIT, "vocab": "".join(sorted(set(TEXT) - {"F", ","}))}),
 }
-SHARES = "two or three shares above 0 that sum to 1"
+FRACTIONS = "two or three fractions above 0 that sum to 1"
 BAD = {
     "no such file": (["--source=nope.txt"], "nope.txt: no such file"),
     "a folder": (["--source=data"], "data: not a file"),
@@ -497,19 +494,19 @@ BAD = {
     "not UTF-8 after the first piece": (["--source=late.txt"], "bad byte at offset 5,000,000 "),
     "cut within a character": (["--source=cut.txt"], "bad byte at offset 2 "),
     "too many characters": (["--source=many.txt"], "65,536 different characters; 65,535 is the"),
-    "shares below 1": (["--split=0.5,0.4"], SHARES),
-    "shares above 1": (["--split=0.9,0.2"], SHARES),
-    "not numbers": (["--split=most,rest"], SHARES),
-    "one share": (["--split=1"], SHARES),
-    "four shares": (["--split=0.4,0.2,0.2,0.2"], SHARES),
-    "negative share": (["--split=1.5,-0.5"], SHARES),
-    "a share of nothing": (["--split=0.5,0.5,0"], SHARES),
-    "nan": (["--split=nan,0.1"], SHARES),
-    "signalling nan": (["--split=snan,0.1"], SHARES),
-    "infinite": (["--split=inf,-inf"], SHARES),
-    "vast": (["--split=1e999999999,0.1"], SHARES),
-    "beyond decimals": (["--split=1e99999999999999999999,0.1"], SHARES),
-    "no share": (["--split="], SHARES),
+    "fractions below 1": (["--split=0.5,0.4"], FRACTIONS),
+    "fractions above 1": (["--split=0.9,0.2"], FRACTIONS),
+    "not numbers": (["--split=most,rest"], FRACTIONS),
+    "one fraction": (["--split=1"], FRACTIONS),
+    "four fractions": (["--split=0.4,0.2,0.2,0.2"], FRACTIONS),
+    "negative fraction": (["--split=1.5,-0.5"], FRACTIONS),
+    "a fraction of nothing": (["--split=0.5,0.5,0"], FRACTIONS),
+    "nan": (["--split=nan,0.1"], FRACTIONS),
+    "signalling nan": (["--split=snan,0.1"], FRACTIONS),
+    "infinite": (["--split=inf,-inf"], FRACTIONS),
+    "vast": (["--split=1e999999999,0.1"], FRACTIONS),
+    "beyond decimals": (["--split=1e99999999999999999999,0.1"], FRACTIONS),
+    "no fraction": (["--split="], FRACTIONS),
     "a slash": (["--dataset=a/b"], "give the name of a folder"),
     "a trailing slash": (["--dataset=d/"], "give the name of a folder"),
     "the parent": (["--dataset=.."], "give the name of a folder"),
@@ -647,9 +644,10 @@ def test_a_full_disk_is_named_and_changes_nothing(text, before):
     result = run(
         "--source=text.txt",
         "--dataset=d",
-        code="import resource, config, prepare_shakespeare as prepare\n"
+        code="import resource, prepare_shakespeare as prepare\n"
+        "from quill.terminal import run_main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))\n"
-        "config.run_main(prepare.main)\n",
+        "run_main(prepare.main)\n",
     )
     assert_one_error(result)
     assert "File too large" in result.stderr
@@ -660,10 +658,11 @@ def test_a_full_disk_is_not_taken_for_a_missing_network(server):
     server.answers = [Answer(body=b"a" * 100_000)]
     result = run(
         server.url,
-        code="import resource, sys, config, prepare_shakespeare as prepare\n"
+        code="import resource, sys, prepare_shakespeare as prepare\n"
+        "from quill.terminal import run_main\n"
         "prepare.URL = sys.argv.pop()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000))\n"
-        "config.run_main(prepare.main)\n",
+        "run_main(prepare.main)\n",
     )
     assert_one_error(result)
     assert os.listdir("data") == []
@@ -712,74 +711,7 @@ def test_a_half_installed_dataset_is_plainly_unfinished(moved, monkeypatch):
     assert set(os.listdir("data/d")) < set(FILES)
 
 
-# ---------------------------------------------------------------------------------------------
-# Opening a dataset
-
-
-@pytest.mark.parametrize("name", ["train", "val"])
-@pytest.mark.parametrize(
-    "damage",
-    [lambda ids: ids[:-1], lambda ids: ids + b"\0\0", lambda ids: b"", lambda ids: b"\1" + ids[1:]],
-    ids=["cut", "longer", "empty", "altered"],
-)
-def test_a_damaged_array_is_refused(name, damage):
-    make(TEXT)
-    path = Path(f"data/d/{name}.bin")
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=f"data/d/{name}.bin"):
-        prepare.open_dataset("d", 8)
-
-
-@pytest.mark.parametrize("name", ["train", "val"])
-def test_a_missing_array_is_refused(name):
-    make(TEXT)
-    Path(f"data/d/{name}.bin").unlink()
-    with pytest.raises(UserError, match=f"data/d/{name}.bin"):
-        prepare.open_dataset("d", 8)
-
-
-def test_a_text_no_longer_than_a_window_is_refused():
-    make("ab" * 10)
-    with pytest.raises(UserError, match="too few for block_size 18"):
-        prepare.open_dataset("d", 18)
-    prepare.open_dataset("d", 17)
-
-
-def test_a_dataset_that_is_not_there_is_named():
-    with pytest.raises(UserError, match="no data/d/meta.json"):
-        prepare.open_dataset("d", 8)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        {"tokens": ["train", "val"]},
-        {"tokens": {"train": "many", "val": "few"}},
-        {"tokens": {"train": None, "val": None}},
-        {"tokens": {"train": 0, "val": 0}},
-        {"tokens": {"train": 9}},
-        {"tokens": {"train": 9, "val": 9, "other": 9}},
-        {"tokens": {"train": 9, "val": 9, "test": "few"}},
-        {"vocab": ["a"]},
-        {"vocab": None},
-        {"source": 3},
-        {"characters": "many"},
-        {"checksums": []},
-    ],
-    ids=str,
-)
-def test_a_damaged_meta_is_refused(damage):
-    found = make(TEXT)
-    del found["checksums"]  # so that each damage is seen for what it is
-    for name, count in [("train", 9), ("val", 9), ("test", 0)]:
-        write(f"data/d/{name}.bin", bytes(2 * count))
-    write("data/d/meta.json", json.dumps({**found, **damage}))
-    with pytest.raises(UserError, match="damaged"):
-        prepare.open_dataset("d", 8)
-
-
-# ---------------------------------------------------------------------------------------------
-# The bundled text
+# --- The bundled text -------------------------------------------------------------------------
 
 PASTICHE = prepare.BUNDLED.read_bytes()
 

@@ -1,23 +1,23 @@
-"""The README's commands, run in an empty folder as a person would run them, and its links."""
+"""The pages' commands, run in an empty folder as a person would run them, and their links."""
 
+import ast
+import importlib
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 
-import plots
 import prepare_shakespeare
-import sample
 import studies
 import train
 
-README = (ROOT / "README.md").read_text()
-LECTURE = (ROOT / "docs" / "lecture.md").read_text()
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 # What a test adds, so that a command takes a second and needs no network.
 SHORTER = {
@@ -28,14 +28,25 @@ SHORTER = {
 
 
 def commands(page=README):
-    """The lines of a page's shell blocks."""
-    blocks = re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    """The commands in a page's shell blocks, one a line."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def in_process(command):
+    """[program, *arguments] of a command that a test runs by itself, or None for any other."""
+    words = shlex.split(command.split(">")[0])
+    if words[0] != "python" or words[1].startswith(("-", "tests/")):
+        return None  # torchrun, pip, pytest, the benchmark
+    if "&&" in words or "--help" in words or words[1:] == ["prepare_shakespeare.py"]:
+        return None  # the first one has a test of its own, the last one needs a network
+    return words[1:]
 
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    """A working folder with what a clone has, and the texts that the README speaks of."""
+    """A working folder with what a clone has, and the texts that the pages speak of."""
     for name in ("config", "data"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*_char"))
     text = prepare_shakespeare.BUNDLED.read_text()
@@ -62,7 +73,7 @@ def test_the_first_command_goes_from_text_to_text(clone):
     assert left == ["ckpt.pt", "last.pt", "log.csv", "loss.png"]
 
 
-def load_shortened(arguments, load=train.load):
+def load_shortened(arguments, load=train.parse_command_line):
     """The settings that a command line asks for, with a network and a run of the smallest size."""
     config, given = load(arguments)
     config.n_layer, config.n_embd, config.block_size = 1, 24, 16
@@ -70,37 +81,71 @@ def load_shortened(arguments, load=train.load):
     return config, given
 
 
-@pytest.mark.parametrize("page, least", [(README, 20), (LECTURE, 20)], ids=["README", "lecture"])
-def test_every_other_command_works_in_the_order_of_the_page(clone, monkeypatch, page, least):
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(train, "load", load_shortened)
+@by_page
+def test_the_commands_of_a_page_work_in_the_order_of_the_page(clone, monkeypatch, page):
+    """Where a page does not train the network of the quick start (the README's first command) by
+    itself, it speaks to those who have done so."""
+    monkeypatch.setattr(train, "parse_command_line", load_shortened)
+    monkeypatch.setattr(studies, "parse_command_line", load_shortened)
     monkeypatch.setattr(studies, "RATE_STEPS", 30)
-    programs = {module.__name__: module for module in (train, sample, plots, prepare_shakespeare)}
     prepare_shakespeare.main(["--source=text.txt"])
-    if page is README:  # its first command trained this one
+    if "python train.py config/shakespeare_cpu.py" not in commands(page):
         train.main(["config/shakespeare_cpu.py"])
-    ran = 0
-    for line in commands(page):
-        words = shlex.split(line.split(">")[0])
-        program = programs.get(words[1].removesuffix(".py")) if words[0] == "python" else None
-        if words[1:] == ["prepare_shakespeare.py"] or "&&" in words or "--help" in words:
+    for command in commands(page):
+        if words := in_process(command):
+            program, *arguments = words
+            print(command)  # shown where it fails
+            importlib.import_module(program.removesuffix(".py")).main(arguments)
+
+
+def test_the_commands_of_the_pages_are_found():
+    found = [words[0] for page in PAGES for words in map(in_process, commands(page)) if words]
+    assert len(found) > 20
+    for program in ("prepare_shakespeare.py", "train.py", "sample.py", "studies.py", "plots.py"):
+        assert program in found
+
+
+def names_in(path):
+    """The names that a Python file defines: functions, classes, variables and attributes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+@by_page
+def test_a_name_with_a_link_is_defined_in_the_file_that_the_link_leads_to(page):
+    for name, target in re.findall(r"\[`([^`]+)`\]\(([^)#]+\.py)\)", page.read_text()):
+        path = page.parent / target
+        assert path.exists(), (name, target)
+        if name != path.name:
+            assert set(name.removesuffix("()").split(".")) <= set(names_in(path)), (name, target)
+
+
+def test_the_pages_link_to_the_code():
+    text = "".join(page.read_text() for page in PAGES)
+    assert len(re.findall(r"\[`[^`]+`\]\([^)]+\.py\)", text)) > 20
+
+
+def anchors(page):
+    """What GitHub lets a link lead to within a page: its headings, in lower case with hyphens."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@by_page
+def test_every_link_leads_to_a_file_and_none_to_a_line(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith(("http://", "https://")):
             continue
-        if program:
-            program.main(words[2:])
-            ran += 1
-    assert ran >= least
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_links_lead_to_the_lines_that_they_name():
-    found = re.findall(r"\[`([^`]+)`\]\((?:\.\./)?(\w+\.py)#L(\d+)\)", README + LECTURE)
-    assert len(found) > 40
-    for name, path, line in found:
-        assert name in (ROOT / path).read_text().splitlines()[int(line) - 1], (name, path, line)
-    for folder, page in ((ROOT, README), (ROOT / "docs", LECTURE)):
-        for path in re.findall(r"\]\(([^)#:]+)[^)]*\)", page):
-            assert (folder / path).exists() or path.startswith("http"), path
+        target, _, anchor = link.partition("#")
+        path = page.parent / target if target else page
+        assert path.exists(), link
+        assert not re.fullmatch(r"L\d.*", anchor), f"{link}: line numbers change"
+        assert not anchor or anchor in anchors(path), link
 
 
 def test_ci_runs_the_test_command():

@@ -1,4 +1,4 @@
-"""What one does by hand around a run: dry run, one batch by heart, learning-rate finder, exam."""
+"""Checks around a run: the dry run, one memorized batch, the learning-rate finder, evaluation."""
 
 import hashlib
 import math
@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import TINY, signals_as_they_were, tiny_run  # noqa: F401 (a fixture)
+from conftest import TINY, tiny_run
 
 import prepare_shakespeare
 import studies
 import train
-from checkpoint import load_checkpoint
-from config import UserError
-from model import NetworkConfig, build
+from ancestors import build
+from model import NetworkConfig
+from quill.checkpoint import load_checkpoint
+from quill.terminal import UserError
 
 NETWORKS = {
     "bigram": ["--network=bigram"],
@@ -50,35 +51,39 @@ def test_parameters_by_part_add_up(kind):
     assert sum(counts.values()) == sum(p.numel() for p in network.parameters())
 
 
-def test_flops_are_six_a_weight_and_attentions_own():
+def test_flops_are_six_per_weight_and_those_of_attention():
     config = NetworkConfig(vocab_size=58, n_layer=3, n_head=2, n_embd=10, block_size=7)
     blocks = 3 * (10 * 30 + 10 * 10 + 10 * 40 + 40 * 10)
     attention = 3 * 3 * 2 * 2 * 7 * 10  # layers, passes, products, (add, multiply), T, C
-    assert studies.flops_a_token(build(config)) == 6 * (blocks + 58 * 10) + attention
-    assert studies.flops_a_token(build(NetworkConfig(58, network="bigram"))) == 0
+    assert studies.flops_per_token(build(config)) == 6 * (blocks + 58 * 10) + attention
+    assert studies.flops_per_token(build(NetworkConfig(58, network="bigram"))) == 0
 
 
 @pytest.mark.parametrize("study", ["dry_run", "overfit_batch", "eval_only"])
 def test_studies_leave_no_trace(workspace, study):
     train.main(TINY)
     before = contents()
-    changes = ["--learning_rate=1e-2", "--n_embd=32"] if study == "overfit_batch" else []
-    train.main([*TINY, *changes, f"--{study}"])
+    if study == "eval_only":
+        train.main([*TINY, "--eval_only"])
+    elif study == "overfit_batch":
+        studies.main([study, *TINY, "--learning_rate=1e-2", "--n_embd=32"])
+    else:
+        studies.main([study, *TINY])
     assert contents() == before
 
 
-def test_the_finder_leaves_its_picture_only(workspace):
+def test_the_finder_leaves_its_plot_only(workspace):
     pytest.importorskip("matplotlib")
     train.main(TINY)
     before = contents()
-    train.main([*TINY, "--find_lr"])
+    studies.main(["find_lr", *TINY])
     after = contents()
     assert after.pop("out/run/find_lr.png")
     assert after == before
 
 
 def test_a_dry_run_needs_no_room_and_tells_the_whole(workspace, capsys):
-    train.main([*TINY, "--dry_run"])
+    studies.main(["dry_run", *TINY])
     out = capsys.readouterr().out
     assert not Path("out").exists()
     size = sum(p.numel() for p in tiny_run().network.parameters())
@@ -89,10 +94,10 @@ def test_a_dry_run_needs_no_room_and_tells_the_whole(workspace, capsys):
 def test_overfitting_one_batch_tells_a_network_that_learns_from_one_that_cannot(
     workspace, monkeypatch, capsys
 ):
-    train.main([*TINY, "--learning_rate=1e-2", "--n_embd=32", "--overfit_batch"])
+    studies.main(["overfit_batch", *TINY, "--learning_rate=1e-2", "--n_embd=32"])
     assert "it can learn" in capsys.readouterr().out
-    with pytest.raises(UserError, match="one batch was not learned in 300 steps"):
-        train.main([*TINY, "--learning_rate=1e-7", "--overfit_batch"])
+    with pytest.raises(UserError, match="one batch was not memorized in 300 steps"):
+        studies.main(["overfit_batch", *TINY, "--learning_rate=1e-7"])
 
 
 def test_the_proposed_rate_lies_below_the_best_and_trains(workspace):
@@ -131,8 +136,33 @@ def test_the_test_split_is_measured_once_and_never_chosen_by(workspace, monkeypa
 
 
 def test_one_study_at_a_time(workspace):
-    with pytest.raises(UserError, match="--dry_run and --find_lr: one at a time"):
-        train.main([*TINY, "--find_lr", "--dry_run"])
+    with pytest.raises(UserError, match="cannot read the recipe find_lr"):
+        studies.main(["dry_run", "find_lr", *TINY])
+
+
+def test_studies_are_for_one_process(workspace, monkeypatch):
+    monkeypatch.setattr(studies, "WORLD", 2)
+    with pytest.raises(UserError, match="for one process: leave torchrun out"):
+        studies.main(["dry_run", *TINY])
+
+
+@pytest.mark.parametrize("arguments", [[], ["dryrun"], ["--dry_run"], ["dry_run", "--n_layers=2"]])
+def test_a_wrong_command_is_one_line_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        studies.main(arguments)
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("study", ["dry_run", "overfit_batch", "find_lr"])
+def test_a_former_flag_of_train_names_the_command_that_it_became(workspace, study, capsys):
+    with pytest.raises(SystemExit, match="^2$"):
+        train.main([*TINY, f"--{study}"])
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    program, name = err.split("python ")[1].split()[:2]
+    assert (program, name) == ("studies.py", study)
+    assert name in studies.STUDIES
 
 
 @pytest.mark.parametrize("kind", ["bigram", "mlp"])

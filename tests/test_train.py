@@ -1,63 +1,24 @@
-"""Training: the schedule, the optimizers, the data's order, evaluation, resuming, fine-tuning."""
+"""Training: the schedule, the optimizers, the batches, a step, evaluation, and a whole run."""
 
-import csv
-import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import TINY, log_rows, stop_at, tiny_run
 
-import model
 import prepare_shakespeare
-import run as run_module
 import train
-from checkpoint import claim, load_checkpoint, network_from
-from config import Config, UserError
 from model import GPT, NetworkConfig
-from optimizer import Muon, build_optimizers, learning_rate_at, set_learning_rate
+from quill import checkpoint
+from quill.checkpoint import load_checkpoint, network_from
+from quill.settings import Config
+from quill.terminal import UserError
+from train import build_optimizers, learning_rate_at, set_learning_rate
 
-TINY = [
-    "--dataset=small",
-    "--device=cpu",
-    "--dtype=float32",  # whatever the machine is fast in: the tests hold to its digits
-    "--n_layer=2",
-    "--n_head=2",
-    "--n_embd=16",
-    "--block_size=16",
-    "--batch_size=4",
-    "--max_iters=9",
-    "--warmup_iters=2",
-    "--eval_interval=3",
-    "--eval_iters=2",
-]
-
-
-@pytest.fixture(autouse=True)
-def signals_as_they_were():
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def tiny_run(*changes):
-    config, _ = train.load([*TINY, *changes])
-    return train.Run(config, None, torch.device("cpu"))
-
-
-def log_rows(folder):
-    with open(Path(folder) / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-# --- the learning rate
+# --- The learning rate ------------------------------------------------------------------------
 
 
 def rates(**changes):
@@ -98,13 +59,14 @@ def test_any_warm_up_gives_rates_between_zero_and_the_peak(warmup):
 def test_muons_rate_follows_in_proportion(workspace):
     run = tiny_run("--optimizer=muon", "--learning_rate=0.01", "--muon_learning_rate=0.03")
     for step in range(9):
-        rate = set_learning_rate(run.optimizers, step, run.config)
+        rate = learning_rate_at(step, run.config)
+        set_learning_rate(run.optimizers, rate)
         adamw, muon = (optimizer.param_groups[0]["lr"] for optimizer in run.optimizers)
         assert adamw == rate
         assert muon == pytest.approx(3 * rate)
 
 
-# --- the optimizers
+# --- The optimizers ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -125,65 +87,6 @@ def test_each_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
     assert not decays
 
 
-@pytest.mark.parametrize("shape", [(12, 12), (48, 12), (12, 48)])
-def test_muon_is_torchs_muon_in_another_precision(shape):
-    torch.manual_seed(0)
-    start, gradients = torch.randn(shape), torch.randn(6, *shape)
-    ends = []
-    for kind, dtype in ((Muon, [torch.float32]), (torch.optim.Muon, [])):
-        parameter = torch.nn.Parameter(start.clone())
-        optimizer = kind([parameter], *dtype, lr=0.02, weight_decay=0.1)
-        for gradient in gradients:
-            parameter.grad = gradient
-            optimizer.step()
-        ends.append(parameter.detach() - start)
-    assert ends[1].norm() > 0.3
-    assert (ends[0] - ends[1]).norm() < 0.02 * ends[1].norm()  # bfloat16 has 8 bits
-
-
-def test_muon_treats_each_matrix_by_itself():
-    torch.manual_seed(0)
-    shapes = [(12, 12), (48, 12), (12, 12), (48, 12), (12, 48)]
-    starts, gradients = [torch.randn(s) for s in shapes], [torch.randn(s) for s in shapes]
-    together = [torch.nn.Parameter(start.clone()) for start in starts]
-    alone = [torch.nn.Parameter(start.clone()) for start in starts]
-    optimizers = [Muon(together, torch.float32), *(Muon([p], torch.float32) for p in alone)]
-    for parameters in (together, alone):
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient.clone()
-    for optimizer in optimizers:
-        optimizer.step()
-    for a, b, start in zip(together, alone, starts, strict=True):
-        assert (a - start).norm() > 1e-3
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-
-
-def test_adamw_is_torchs(tmp_path):
-    """And a run on a CPU never loads torch.compile's machinery, which takes over a second."""
-    script = """
-import sys, torch
-from optimizer import AdamW
-start, gradients = torch.randn(5, 7), torch.randn(6, 5, 7)
-ends = []
-for kind in (AdamW, torch.optim.AdamW):
-    assert kind is AdamW or "torch._dynamo" not in sys.modules
-    parameter = torch.nn.Parameter(start.clone())
-    optimizer = kind([parameter], lr=0.1, weight_decay=0.1, fused=True)
-    for gradient in gradients:
-        optimizer.zero_grad()
-        parameter.grad = gradient
-        optimizer.step()
-        again = kind([parameter], fused=True)
-        again.load_state_dict(optimizer.state_dict())
-        optimizer = again
-    ends.append(parameter.detach())
-assert torch.equal(*ends) and not torch.equal(ends[0], start)
-"""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-
-
 def test_accumulated_batches_equal_one_large_batch(workspace):
     gradients, losses = [], []
     for changes in (
@@ -197,7 +100,7 @@ def test_accumulated_batches_equal_one_large_batch(workspace):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_one_batch_can_be_learned_by_heart(workspace):
+def test_one_batch_can_be_memorized(workspace):
     run = tiny_run("--learning_rate=1e-2", "--n_embd=32")
     windows = train.training_windows(run)
     for _ in range(150):
@@ -238,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(workspace, op
         assert name == "norm.weight" or torch.equal(w, before[name]), name
 
 
-# --- the data
+# --- The data ---------------------------------------------------------------------------------
 
 
 def test_a_batch_follows_from_seed_and_step_alone(workspace):
@@ -254,14 +157,6 @@ def test_a_batch_follows_from_seed_and_step_alone(workspace):
     assert torch.equal(windows(5), accumulated)
 
 
-def test_windows_are_stretches_of_the_text_and_reach_its_end(workspace):
-    run = tiny_run()
-    text = np.fromfile("data/small/train.bin", dtype="<u2").astype(np.int64)
-    starts = np.array([0, 7, len(text) - 17])
-    for row, start in zip(run.data["train"].windows(starts, 17), starts, strict=True):
-        assert row.tolist() == text[start : start + 17].tolist()
-
-
 def test_training_draws_every_window_and_never_reads_past_the_end(workspace):
     (workspace / "tiny.txt").write_text("abcdefghij" * 3)
     prepare_shakespeare.main(["--source=tiny.txt", "--dataset=tiny", "--split=0.7,0.3"])
@@ -270,18 +165,18 @@ def test_training_draws_every_window_and_never_reads_past_the_end(workspace):
     assert len(seen) == 21 - 16
 
 
-def test_validation_covers_the_whole_split_once_whatever_the_pieces(workspace, monkeypatch):
+def test_validation_covers_the_whole_split_once_whatever_the_batches(workspace, monkeypatch):
     run = tiny_run()
     run.network.eval()
     ids = torch.from_numpy(np.fromfile("data/small/val.bin", dtype="<u2").astype(np.int64))
     total = 0.0
     for start in range(0, len(ids) - 1, 16):
-        piece = ids[start : start + 17]
-        _, loss = run.network(piece[None, :-1], piece[None, 1:])
-        total += loss.item() * (len(piece) - 1)
+        window = ids[start : start + 17]
+        _, loss = run.network(window[None, :-1], window[None, 1:])
+        total += loss.item() * (len(window) - 1)
     starts = np.arange(0, len(ids) - 1, 16)
     for eval_tokens in (16, 100, 10**6):
-        monkeypatch.setattr(run_module, "EVAL_TOKENS", eval_tokens)
+        monkeypatch.setattr(train, "EVAL_TOKENS", eval_tokens)
         assert train.mean_loss(run, "val", starts) == pytest.approx(total / (len(ids) - 1))
 
 
@@ -292,19 +187,7 @@ def test_evaluation_uses_no_dropout_and_gives_the_same_digits_again(workspace):
     assert run.network.training
 
 
-# --- the run
-
-
-def stop_at(monkeypatch, step, number=signal.SIGINT):
-    """Send this process a signal while it draws the batch of that step."""
-    draw = train.training_windows
-
-    def draw_and_signal(run):
-        if run.progress.step == step:
-            os.kill(os.getpid(), number)
-        return draw(run)
-
-    monkeypatch.setattr(train, "training_windows", draw_and_signal)
+# --- The run ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -343,10 +226,10 @@ def test_log_csv_tells_of_each_evaluation(workspace):
     assert [int(row["tokens"]) for row in rows] == [3 * 64, 6 * 64, 9 * 64]
     seconds = [float(row["seconds"]) for row in rows]
     assert seconds == sorted(seconds) and seconds[0] > 0
-    config, _ = train.load(TINY)
+    config, _ = train.parse_command_line(TINY)
     assert float(rows[1]["learning_rate"]) == learning_rate_at(5, config)
-    checkpoint = load_checkpoint("out/run/ckpt.pt")
-    assert checkpoint["progress"]["best_val_loss"] == min(float(row["val_loss"]) for row in rows)
+    best = load_checkpoint("out/run/ckpt.pt")["progress"]["best_val_loss"]
+    assert best == min(float(row["val_loss"]) for row in rows)
     png = Path("out/run/loss.png").read_bytes()
     assert png.startswith(b"\x89PNG")
 
@@ -366,66 +249,6 @@ def test_ckpt_holds_the_best_weights_and_last_the_newest(workspace):
         assert train.mean_loss(run, "val", starts) == pytest.approx(wanted, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "seconds, chosen",
-    [
-        ({"float32": 1.0, "bfloat16": 0.3}, "bfloat16"),
-        ({"float32": 1.0, "bfloat16": 90.0}, "float32"),
-    ],
-)
-def test_dtype_auto_is_the_faster_one_and_a_resume_stays_with_it(
-    workspace, monkeypatch, seconds, chosen
-):
-    monkeypatch.setattr(
-        model, "seconds_to_multiply", lambda dtype: seconds[str(dtype).removeprefix("torch.")]
-    )
-    train.main([*TINY, "--dtype=auto"])
-    assert load_checkpoint("out/run/last.pt")["config"]["dtype"] == chosen
-    monkeypatch.setattr(model, "seconds_to_multiply", lambda dtype: 1.0)
-    train.main(["--out_dir=out/run", "--init_from=resume", "--max_iters=10"])
-    assert load_checkpoint("out/run/last.pt")["config"]["dtype"] == chosen
-
-
-def test_a_second_run_does_not_overwrite_the_first(workspace):
-    train.main(TINY)
-    before = Path("out/run/ckpt.pt").read_bytes()
-    with pytest.raises(UserError, match="already holds a run.*--overwrite"):
-        train.main(TINY)
-    assert Path("out/run/ckpt.pt").read_bytes() == before
-    train.main([*TINY, "--overwrite", "--seed=2"])
-    assert Path("out/run/ckpt.pt").read_bytes() != before
-
-
-def test_a_resume_takes_what_may_change_and_refuses_what_may_not(workspace, capsys):
-    train.main(TINY)
-    with pytest.raises(UserError, match="n_embd is 32 here but 16"):
-        train.main(["--init_from=resume", "--n_embd=32"])
-    capsys.readouterr()
-    train.main(["--init_from=resume", "--max_iters=12", "--learning_rate=5e-4"])
-    said = capsys.readouterr().out
-    assert "max_iters = 12 (was 9)" in said
-    assert "learning_rate = 0.0005 (was 0.001)" in said
-    assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 12
-
-
-def test_a_run_from_before_token_shift_goes_on_without_it(workspace):
-    train.main([*TINY])
-    older = load_checkpoint("out/run/last.pt")
-    older["format"] = 2
-    del older["network"]["token_shift"], older["config"]["token_shift"]
-    torch.save(older, "out/run/last.pt")
-    with pytest.raises(UserError, match="token_shift is True here but False"):
-        train.main(["--init_from=resume", "--token_shift"])
-    train.main(["--init_from=resume", "--max_iters=10"])
-    assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 10
-
-
-def test_nothing_to_resume_names_the_runs_there_are(workspace):
-    train.main([*TINY, "--out_dir=out/first"])
-    with pytest.raises(UserError, match="out/first"):
-        train.main(["--init_from=resume"])
-
-
 def test_fine_tuning_goes_on_from_the_weights_with_its_own_schedule(workspace):
     train.main(TINY)
     start = load_checkpoint("out/run/ckpt.pt")["weights"]
@@ -438,14 +261,6 @@ def test_fine_tuning_goes_on_from_the_weights_with_its_own_schedule(workspace):
     assert tuned["network"]["n_embd"] == 16
     for name, w in start.items():
         torch.testing.assert_close(tuned["weights"][name], w, atol=1e-6, rtol=1e-6)
-
-
-def test_fine_tuning_names_the_characters_that_differ(workspace):
-    train.main(TINY)
-    (workspace / "other.txt").write_text("abc\u00e9" * 100)
-    prepare_shakespeare.main(["--source=other.txt", "--dataset=other"])
-    with pytest.raises(UserError, match="'\u00e9' only in the data.*'\\\\n'.*only in the check"):
-        train.main(["--init_from=out/run/ckpt.pt", "--dataset=other", "--out_dir=out/tuned"])
 
 
 @pytest.mark.parametrize(
@@ -464,21 +279,6 @@ def test_what_does_not_fit_is_refused_before_the_first_step(workspace, change, m
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("damage", ["short", "gone", "no meta", "bad meta"])
-def test_damaged_data_is_refused_by_name(workspace, damage):
-    train_bin, meta = workspace / "data/small/train.bin", workspace / "data/small/meta.json"
-    named = train_bin
-    if damage == "short":
-        train_bin.write_bytes(train_bin.read_bytes()[:-1])
-    elif damage == "gone":
-        train_bin.unlink()
-    else:
-        named = meta
-        meta.unlink() if damage == "no meta" else meta.write_text('{"vocab": "aa"}')
-    with pytest.raises(UserError, match=str(named.relative_to(workspace))):
-        train.main(TINY)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_trains_as_the_cpu_does(workspace):
     train.main([*TINY, "--dtype=float32", "--out_dir=cpu"])
@@ -487,7 +287,7 @@ def test_a_gpu_trains_as_the_cpu_does(workspace):
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), abs=1e-3)
 
 
-# --- nothing is lost
+# --- Nothing is lost --------------------------------------------------------------------------
 
 
 def test_auto_starts_a_run_and_goes_on_with_it(workspace, monkeypatch, capsys):
@@ -501,77 +301,9 @@ def test_auto_starts_a_run_and_goes_on_with_it(workspace, monkeypatch, capsys):
 
 def test_checkpoints_come_between_evaluations_too(workspace, monkeypatch):
     steps = []
-    save = train.save_for_resume
+    save = checkpoint.save_for_resume
     monkeypatch.setattr(
-        train, "save_for_resume", lambda run: (steps.append(run.progress.step), save(run))
+        checkpoint, "save_for_resume", lambda run: (steps.append(run.progress.step), save(run))
     )
     train.main([*TINY, "--eval_interval=4", "--checkpoint_interval=3"])
     assert steps == [3, 4, 6, 8, 9]
-
-
-def test_a_second_run_into_a_folder_is_refused_while_the_first_lives(workspace):
-    message = f"process {os.getpid()} is training into out/run"
-    with claim(Path("out/run")), pytest.raises(UserError, match=message):
-        train.main(TINY)
-    train.main(TINY)
-
-
-def test_what_a_killed_run_left_half_written_is_cleaned_up(workspace):
-    leftover = Path("out/run/.last.pt.abc.tmp")
-    leftover.parent.mkdir(parents=True)
-    leftover.write_bytes(b"half a checkpoint")
-    train.main(TINY)
-    assert not leftover.exists()
-
-
-def test_a_folder_that_cannot_be_written_is_named(workspace):
-    Path("file").write_text("")
-    with pytest.raises(UserError, match="cannot write into file/run"):
-        train.main([*TINY, "--out_dir=file/run"])
-
-
-def test_a_resume_on_another_text_or_with_another_optimizer_is_refused(workspace):
-    train.main(TINY)
-    with pytest.raises(UserError, match="optimizer is muon here but adamw"):
-        train.main(["--init_from=resume", "--optimizer=muon"])
-    text = Path("small.txt").read_text()
-    Path("small.txt").write_text(text[1:] + text[0])
-    prepare_shakespeare.main(["--source=small.txt", "--dataset=small"])
-    with pytest.raises(UserError, match="not the text that this run began with"):
-        train.main(["--init_from=resume"])
-
-
-def test_ids_beyond_the_vocabulary_are_refused(workspace):
-    meta = json.loads(Path("data/small/meta.json").read_text())
-    del meta["checksums"]  # as in a dataset that another program made
-    Path("data/small/meta.json").write_text(json.dumps(meta))
-    ids = np.fromfile("data/small/val.bin", dtype="<u2")
-    ids[-1] = 500
-    ids.tofile("data/small/val.bin")
-    with pytest.raises(UserError, match="val.bin has the id 500, but the vocabulary"):
-        train.main(TINY)
-
-
-def test_a_second_ctrl_c_stops_at_once(workspace, monkeypatch):
-    def interrupted(run):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(train, "training_windows", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train.main(TINY)
-
-
-def test_a_signal_between_two_steps_ends_the_next_one_saved(workspace, monkeypatch, capsys):
-    agree = train.StopRequest.agree
-
-    def agree_then_receive(stop, device):
-        agree(stop, device)
-        if not stop.received:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(train.StopRequest, "agree", agree_then_receive)
-    with pytest.raises(SystemExit, match="130"):
-        train.main(TINY)
-    assert "stopped after step 2, and saved" in capsys.readouterr().out
-    assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 2

@@ -1,28 +1,25 @@
-"""config: what sets a run's settings, how mistakes are named, and how files are replaced."""
+"""quill/settings.py: what sets a run's settings, and how mistakes are named."""
 
 import contextlib
 import dataclasses
 import io
 import math
-import os
-import stat
-import subprocess
-import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import given, settings
+from conftest import IMPOSSIBLE, ROOT
+from hypothesis import given
 from hypothesis import strategies as st
 
-import config
+from quill.settings import SETTINGS, Config, checked, parse_command_line
+from quill.terminal import UserError
 
-ROOT = Path(config.__file__).parent.parent
-SHIPPED = sorted(path for path in ROOT.glob("config/*.py") if path.name != "__init__.py")
-SETTINGS = dataclasses.fields(config.Config)
-by_setting = pytest.mark.parametrize("entry", SETTINGS, ids=lambda entry: entry.name)
+SHIPPED = sorted(ROOT.glob("config/*.py"))
+by_setting = pytest.mark.parametrize("entry", SETTINGS.values(), ids=SETTINGS)
 
-fuzz = settings(max_examples=200, deadline=None, database=None)
-brief = settings(fuzz, max_examples=50)
+fuzz = hypothesis.settings(max_examples=200, deadline=None, database=None)
+brief = hypothesis.settings(fuzz, max_examples=50)
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +37,11 @@ def recipe(text):
 
 
 def load(text, *arguments):
-    return config.load([recipe(text), *arguments])[0]
+    return parse_command_line([recipe(text), *arguments])[0]
 
 
 def refusal(text):
-    with pytest.raises(config.UserError) as error:
+    with pytest.raises(UserError) as error:
         load(text)
     return str(error.value)
 
@@ -52,7 +49,7 @@ def refusal(text):
 def rejection(arguments):
     """The one line that a wrong command line ends in."""
     with contextlib.redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit) as stop:
-        config.load(arguments)
+        parse_command_line(arguments)
     assert stop.value.code == 2
     assert stderr.getvalue().startswith("error: ")
     assert stderr.getvalue().count("\n") == 1
@@ -60,30 +57,29 @@ def rejection(arguments):
 
 
 def assert_valid(found):
-    for entry in SETTINGS:
-        value, limits = getattr(found, entry.name), entry.metadata
+    for name, entry in SETTINGS.items():
+        value, limits = getattr(found, name), entry.metadata
         assert type(value) is entry.type
-        assert entry.type is str or math.isfinite(value)
-        assert limits["choices"] is None or value in limits["choices"]
-        assert limits["low"] is None or value >= limits["low"]
-        assert limits["high"] is None or value <= limits["high"]
-        assert limits["below"] is None or value < limits["below"]
+        assert not limits["choices"] or value in limits["choices"]
+        if entry.type is not str:
+            assert math.isfinite(value)
+            assert limits["low"] <= value <= limits["high"]
+            assert value < limits["below"]
 
 
-# ---------------------------------------------------------------------------------------------
-# What sets a setting
+# --- What sets a setting ----------------------------------------------------------------------
 
 
 def test_the_recipe_beats_the_defaults_and_the_command_line_beats_the_recipe():
     found = load("n_layer = 7\nn_head = 7", "--n_head=8")
-    assert (found.n_layer, found.n_head, found.n_embd) == (7, 8, config.Config.n_embd)
+    assert (found.n_layer, found.n_head, found.n_embd) == (7, 8, Config.n_embd)
 
 
 @pytest.mark.parametrize("arguments", [["--max_iters=50"], ["--max_iters", "50"]])
 @pytest.mark.parametrize("recipe_first", [True, False])
 def test_a_value_follows_its_name_or_an_equals_sign(arguments, recipe_first):
     path = [recipe("seed = 3")]
-    found, _ = config.load(path + arguments if recipe_first else arguments + path)
+    found, _ = parse_command_line(path + arguments if recipe_first else arguments + path)
     assert (found.max_iters, found.seed) == (50, 3)
 
 
@@ -109,15 +105,15 @@ def values(entry):
     if entry.type is bool:
         return st.booleans()
     if entry.type is int:
-        return st.integers(limits["low"], limits["high"] or 2**63 - 1)
+        return st.integers(limits["low"], min(limits["high"], 2**63 - 1))
     if entry.type is float:
-        high = 2.0**62 if limits["below"] is None else limits["below"]
-        return st.floats(limits["low"], high, exclude_max=limits["below"] is not None)
+        high = min(limits["below"], 2.0**62)
+        return st.floats(limits["low"], high, exclude_max=high == limits["below"])
     return st.text(st.characters(codec="utf-8")).filter(str.isprintable)
 
 
 some_settings = st.fixed_dictionaries(
-    {}, optional={entry.name: values(entry) for entry in SETTINGS}
+    {}, optional={name: values(entry) for name, entry in SETTINGS.items()}
 )
 
 
@@ -125,7 +121,7 @@ some_settings = st.fixed_dictionaries(
 @given(some_settings)
 def test_recipes_and_command_lines_give_the_values_that_they_name(chosen):
     lines = load("\n".join(f"{name} = {value!r}" for name, value in chosen.items()))
-    words, _ = config.load([f"--{name}={value}" for name, value in chosen.items()])
+    words, _ = parse_command_line([f"--{name}={value}" for name, value in chosen.items()])
     for name, value in chosen.items():
         if name != "out_dir" or value:
             assert getattr(lines, name) == getattr(words, name) == value
@@ -135,7 +131,9 @@ def test_recipes_and_command_lines_give_the_values_that_they_name(chosen):
 @given(some_settings, some_settings)
 def test_the_names_given_are_those_of_the_recipe_and_the_command_line(in_recipe, in_words):
     path = recipe("\n".join(f"{name} = {value!r}" for name, value in in_recipe.items()))
-    _, given_names = config.load([path, *(f"--{name}={it}" for name, it in in_words.items())])
+    _, given_names = parse_command_line(
+        [path, *(f"--{name}={it}" for name, it in in_words.items())]
+    )
     assert given_names == {*in_recipe, *in_words}
 
 
@@ -145,22 +143,22 @@ def test_the_names_given_are_those_of_the_recipe_and_the_command_line(in_recipe,
 )
 def test_runs_go_to_a_folder_named_after_the_recipe(arguments, out_dir):
     recipe("")
-    assert Path(config.load(arguments)[0].out_dir) == Path(out_dir)
+    assert Path(parse_command_line(arguments)[0].out_dir) == Path(out_dir)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_recipe_loads(path):
-    assert_valid(config.load([str(path)])[0])
+    assert_valid(parse_command_line([str(path)])[0])
 
 
 def test_docstrings_comments_and_empty_recipes_are_fine():
     assert load('"""A docstring,\nin two lines."""\n\n# a comment\nseed = 5  # five\n').seed == 5
-    assert load("") == dataclasses.replace(config.Config(), out_dir=str(Path("out/my")))
+    assert load("") == dataclasses.replace(Config(), out_dir=str(Path("out/my")))
 
 
 def test_python_has_nothing_to_add_to_a_recipe(recwarn):
     # From 3.12 on it would warn of the escape sequence, about a file that it calls <unknown>.
-    with contextlib.suppress(config.UserError):
+    with contextlib.suppress(UserError):
         load("out_dir = 'runs\\mine'")
     assert not recwarn.list
 
@@ -171,8 +169,7 @@ def test_every_default_is_a_value_that_may_be_set(entry):
         assert getattr(load(f"{entry.name} = {entry.default!r}"), entry.name) == entry.default
 
 
-# ---------------------------------------------------------------------------------------------
-# Mistakes in recipes
+# --- Mistakes in recipes ----------------------------------------------------------------------
 
 ONLY = "a recipe holds only lines of the form name = value"
 WRONG = {
@@ -306,13 +303,12 @@ def test_what_is_no_recipe_is_refused_by_name(content):
 @pytest.mark.parametrize("path", ["config", "nope.py", "config/my.py/x", "", "x" * 5000])
 def test_what_is_no_file_is_refused_by_name(path):
     recipe("")
-    with pytest.raises(config.UserError) as error:
-        config.load([path])
+    with pytest.raises(UserError) as error:
+        parse_command_line([path])
     assert str(error.value).startswith(f"cannot read the recipe {path}: ")
 
 
-# ---------------------------------------------------------------------------------------------
-# Mistakes on the command line
+# --- Mistakes on the command line -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -320,7 +316,7 @@ def test_what_is_no_file_is_refused_by_name(path):
     [
         (["--n_layers=4"], "unknown argument '--n_layers' (did you mean '--n_layer'?)"),
         (["--n_lay=4"], "unknown argument '--n_lay' (did you mean '--n_layer'?)"),
-        (["--zzz=4"], "unknown argument '--zzz';"),
+        (["--zzz=4"], "unknown argument '--zzz'; train.py --help lists all options"),
         (["-x"], "unknown argument '-x'"),
         (["a.py", "b.py"], "unknown argument 'b.py'"),
         (["--two\nlines"], "unknown argument '--two\\nlines'"),
@@ -348,22 +344,40 @@ def test_a_wrong_command_line_is_named_in_one_line_with_status_2(arguments, name
     assert named in rejection(arguments)
 
 
+@pytest.mark.parametrize(("name", "value", "reason"), IMPOSSIBLE)
+def test_an_impossible_network_is_refused_in_a_recipe_and_on_the_command_line(name, value, reason):
+    assert reason in refusal(f"{name} = {value!r}")
+    assert reason in rejection([f"--{name}={value}"])
+    with pytest.raises(ValueError, match=reason):
+        checked(name, value)
+
+
+@pytest.mark.parametrize("name", ["dry_run", "overfit_batch", "find_lr"])
+def test_a_flag_that_became_a_command_is_refused_with_that_command(name):
+    command = f"python studies.py {name} [RECIPE] [--name=value ...])"
+    in_recipe = refusal(f"bias = True\n\n{name} = True\n")
+    assert in_recipe.startswith(f"config/my.py, line 3: unknown name '{name}' (")
+    assert in_recipe.endswith(command)
+    for argument in (f"--{name}", f"--{name}=True"):
+        on_command_line = rejection([argument])
+        assert on_command_line.startswith(f"error: unknown argument '--{name}' (")
+        assert command in on_command_line
+
+
 @by_setting
 def test_help_tells_type_meaning_and_default_of(entry, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "500")
     with pytest.raises(SystemExit) as stop:
-        config.load(["--help"])
+        parse_command_line(["--help"])
     assert stop.value.code == 0
     kind = "[bool]" if entry.type is bool else entry.type.__name__
     line = f"--{entry.name} {kind} {entry.metadata['meaning']} (default: {entry.default!r})"
     assert line in " ".join(capsys.readouterr().out.split())
 
 
-# ---------------------------------------------------------------------------------------------
-# Anything at all
+# --- Anything at all --------------------------------------------------------------------------
 
-NAMES = [entry.name for entry in SETTINGS]
-names = st.sampled_from([*NAMES, "n_layers", "a.b", "a, b", "1", "class", "é", ""])
+names = st.sampled_from([*SETTINGS, "n_layers", "a.b", "a, b", "1", "class", "é", ""])
 literals = st.recursive(
     st.none()
     | st.booleans()
@@ -391,7 +405,7 @@ def test_a_mutilated_recipe_is_taken_or_refused(path, changes):
     for where, length, instead in changes:
         start = int(where * len(content))
         content = content[:start] + instead + content[start + length :]
-    with contextlib.suppress(config.UserError):
+    with contextlib.suppress(UserError):
         assert_valid(load(content))
 
 
@@ -399,7 +413,7 @@ def test_a_mutilated_recipe_is_taken_or_refused(path, changes):
 @given(st.lists(st.tuples(names, literals), min_size=1, max_size=2))
 def test_a_recipe_of_any_names_and_values_is_taken_or_refused(pairs):
     text = "\n".join(f"{name} = {value!r}" for name, value in pairs)
-    with contextlib.suppress(config.UserError):
+    with contextlib.suppress(UserError):
         assert_valid(load(text.encode("utf-8", "surrogatepass")))
 
 
@@ -417,177 +431,10 @@ texts = literals.map(str) | words
 def test_any_command_line_is_taken_or_rejected(arguments):
     with (
         contextlib.redirect_stderr(io.StringIO()) as stderr,
-        contextlib.suppress(config.UserError),
+        contextlib.suppress(UserError),
     ):
         try:
-            assert_valid(config.load(arguments)[0])
+            assert_valid(parse_command_line(arguments)[0])
         except SystemExit as stop:
             assert stop.code == 2
             assert stderr.getvalue().count("\n") == 1
-
-
-# ---------------------------------------------------------------------------------------------
-# How programs end
-
-
-def run(code, *arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
-    environment.pop("PYTHONUNBUFFERED", None)
-    options = {"stdout": subprocess.PIPE, **options}
-    return subprocess.run(
-        [sys.executable, "-c", f"import config, sys\n{code}", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        timeout=60,
-        env=environment,
-        **options,
-    )
-
-
-def test_a_mistake_in_a_recipe_ends_in_one_line_and_status_1():
-    result = run("config.run_main(config.load)", recipe("\n" * 6 + "n_layers = 4\n"))
-    assert (result.returncode, result.stdout, result.stderr) == (
-        1,
-        "",
-        "error: config/my.py, line 7: unknown name 'n_layers' (did you mean 'n_layer'?)\n",
-    )
-
-
-def test_a_wrong_command_line_ends_in_one_line_and_status_2():
-    result = run("config.run_main(config.load)", "--n_layers=4")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: unknown argument '--n_layers'")
-    assert result.stderr.count("\n") == 1
-
-
-def test_an_error_of_many_lines_is_told_in_one():
-    def main(_):
-        raise config.UserError("first\n  second\r\nthird")
-
-    with pytest.raises(SystemExit, match="^error: first second third$"):
-        config.run_main(main)
-
-
-def test_ctrl_c_ends_quietly_with_status_130():
-    result = run("def main(_):\n raise KeyboardInterrupt\nconfig.run_main(main)")
-    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
-
-
-LITTLE, MUCH = "lambda _: print('hello')", "lambda _: print('hello' * 100_000)"
-
-
-@pytest.mark.parametrize("main", [LITTLE, MUCH, "lambda _: config.load(['--help'])"])
-def test_a_reader_that_has_had_enough_is_no_error(main):
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        result = run(f"config.run_main({main})", stdout=writer)
-    finally:
-        os.close(writer)
-    assert (result.returncode, result.stderr) == (0, "")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("main", [LITTLE, MUCH])
-def test_output_to_a_full_disk_ends_in_one_line(main):
-    with open("/dev/full", "w") as full:
-        result = run(f"config.run_main({main})", stdout=full)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-
-
-# ---------------------------------------------------------------------------------------------
-# Replacing a file
-
-
-def replace(content=b"new"):
-    with config.replacing("file") as file:
-        file.write(content)
-
-
-def contents():
-    return {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
-
-
-@pytest.fixture(params=[{}, {"file": b"old"}], ids=["no file before", "a file before"])
-def before(request):
-    for name, content in request.param.items():
-        Path(name).write_bytes(content)
-    return request.param
-
-
-def test_a_finished_block_replaces_the_file(before):
-    replace()
-    assert contents() == {"file": b"new"}
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, config.UserError])
-def test_an_exception_in_the_block_passes_and_changes_nothing(before, error):
-    with pytest.raises(error), config.replacing("file") as file:
-        file.write(b"new")
-        raise error
-    assert contents() == before
-
-
-@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
-def test_a_failing_step_is_named_and_changes_nothing(before, step, monkeypatch):
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(config.os, step, fail)
-    with pytest.raises(config.UserError, match="cannot write file: No space left on device"):
-        replace()
-    assert contents() == before
-
-
-def test_a_full_disk_is_named_and_changes_nothing(before):
-    result = run(
-        "import resource\n"
-        "def main(_):\n"
-        "    with config.replacing('file') as file:\n"
-        "        file.write(bytes(100_000))\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "config.run_main(main)"
-    )
-    assert (result.returncode, result.stderr) == (1, "error: cannot write file: File too large\n")
-    assert contents() == before
-
-
-def test_the_old_file_stays_until_the_new_one_is_whole(before):
-    with config.replacing("file") as file:
-        file.write(b"new")
-        file.flush()
-        assert {name: content for name, content in contents().items() if name == "file"} == before
-
-
-def test_the_data_is_on_the_disk_before_the_name_changes(monkeypatch):
-    steps = []
-    for step in ("fsync", "replace"):
-        real = getattr(os, step)
-        monkeypatch.setattr(
-            config.os, step, lambda *args, step=step, real=real: (steps.append(step), real(*args))
-        )
-    replace()
-    assert steps[:2] == ["fsync", "replace"]
-
-
-@pytest.mark.parametrize("target", ["folder", "missing/file", "other/file"])
-def test_a_place_that_takes_no_file_is_named(target):
-    Path("folder").mkdir()
-    Path("other").write_bytes(b"old")
-    with pytest.raises(config.UserError, match=target), config.replacing(target) as file:
-        file.write(b"new")
-    assert contents() == {"other": b"old"}
-
-
-@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
-def test_permissions_follow_the_umask(before, umask):
-    earlier = os.umask(umask)
-    try:
-        replace()
-    finally:
-        left = os.umask(earlier)
-    assert stat.S_IMODE(Path("file").stat().st_mode) == 0o666 & ~umask
-    assert left == umask

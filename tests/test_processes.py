@@ -1,4 +1,4 @@
-"""Several processes: the same data, the same losses, one voice, and no hang."""
+"""quill/processes.py: several processes are one run, with one voice and no hang; and signals."""
 
 import os
 import shutil
@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from test_train import TINY, log_rows
+from conftest import ROOT, TINY, log_rows, tiny_run
 
-import run
 import train
-from checkpoint import load_checkpoint
-from config import UserError
+from quill import processes
+from quill.checkpoint import load_checkpoint
+from quill.processes import StopRequest, batch_per_process
+from quill.terminal import UserError
 
-pytestmark = pytest.mark.skipif(
+needs_torchrun = pytest.mark.skipif(
     sys.platform != "linux" or not torch.distributed.is_available(), reason="torchrun on Linux"
 )
+
+# --- Several processes ------------------------------------------------------------------------
 
 
 def torchrun(*arguments, restarts=0, processes=2):
@@ -35,6 +37,7 @@ def losses(folder):
     return [[float(row["train_loss"]), float(row["val_loss"])] for row in log_rows(folder)]
 
 
+@needs_torchrun
 def test_two_processes_lose_what_one_does_and_either_goes_on_for_the_other(workspace):
     shape = ["--gradient_accumulation_steps=2", "--optimizer=muon"]
     train.main([*TINY, *shape, "--out_dir=one"])
@@ -49,6 +52,7 @@ def test_two_processes_lose_what_one_does_and_either_goes_on_for_the_other(works
     assert losses("two_then_one")[3] == pytest.approx(losses("one")[3], abs=1e-5)
 
 
+@needs_torchrun
 def test_a_killed_worker_is_restarted_and_the_run_ends_as_if_nothing_had_been(workspace):
     slow = ["--max_iters=150", "--eval_interval=50", "--checkpoint_interval=1", "--dropout=0.1"]
     torchrun(*slow, "--out_dir=whole").communicate(timeout=120)
@@ -67,6 +71,7 @@ def test_a_killed_worker_is_restarted_and_the_run_ends_as_if_nothing_had_been(wo
         assert torch.equal(weight, hurt["weights"][name]), name
 
 
+@needs_torchrun
 def test_trouble_of_one_process_ends_all_with_one_error(workspace):
     Path("occupied").write_text("a file where the run's folder should be")
     process = torchrun("--out_dir=occupied")
@@ -76,8 +81,43 @@ def test_trouble_of_one_process_ends_all_with_one_error(workspace):
     assert "train.py" not in [line.split('"')[1] for line in err.splitlines() if 'File "' in line]
 
 
-@pytest.mark.parametrize(("processes", "batch", "nearest"), [(2, 7, 8), (4, 5, 4), (3, 1, 3)])
-def test_a_batch_that_does_not_divide_is_refused(workspace, monkeypatch, processes, batch, nearest):
-    monkeypatch.setattr(run, "WORLD", processes)
+@pytest.mark.parametrize(("count", "batch", "nearest"), [(2, 7, 8), (4, 5, 4), (3, 1, 3)])
+def test_a_batch_that_does_not_divide_is_refused(workspace, monkeypatch, count, batch, nearest):
+    monkeypatch.setattr(processes, "WORLD", count)
     with pytest.raises(UserError, match=f"the nearest that can is {nearest}$"):
-        run.check_data({}, train.load([f"--batch_size={batch}"])[0], None)
+        tiny_run(f"--batch_size={batch}")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 7), (2, 8), (3, 12)])
+def test_a_batch_that_divides_is_divided_evenly(monkeypatch, count, batch):
+    monkeypatch.setattr(processes, "WORLD", count)
+    assert batch_per_process(batch) * count == batch
+
+
+# --- Signals ----------------------------------------------------------------------------------
+
+
+def test_a_second_ctrl_c_stops_at_once(workspace, monkeypatch):
+    def interrupted(run):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train, "training_windows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(TINY)
+
+
+def test_a_signal_between_two_steps_ends_the_next_one_saved(workspace, monkeypatch, capsys):
+    synchronize = StopRequest.synchronize
+
+    def synchronize_then_receive(stop, device):
+        synchronize(stop, device)
+        if not stop.received:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(StopRequest, "synchronize", synchronize_then_receive)
+    with pytest.raises(SystemExit, match="130"):
+        train.main(TINY)
+    assert "stopped after step 2, and saved" in capsys.readouterr().out
+    assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 2

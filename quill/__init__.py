@@ -1,0 +1,1 @@
+"""What the programs rely on: one module per concern. None of them imports a program."""

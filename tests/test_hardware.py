@@ -1,0 +1,191 @@
+"""quill/hardware.py: what is faster computes the same, and auto picks what is faster."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TINY, random_ids, small_network, tiny_run
+from torch import nn
+
+import train
+from quill import hardware
+from quill.checkpoint import load_checkpoint
+from quill.hardware import FastDropout, pack_weights, pick_attention, speed_up_training
+from quill.terminal import UserError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+# --- Device, dtype and attention --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "seconds, chosen",
+    [
+        ({"float32": 1.0, "bfloat16": 0.3}, "bfloat16"),
+        ({"float32": 1.0, "bfloat16": 90.0}, "float32"),
+    ],
+)
+def test_dtype_auto_is_the_faster_one_and_a_resume_stays_with_it(
+    workspace, monkeypatch, seconds, chosen
+):
+    monkeypatch.setattr(
+        hardware, "seconds_to_multiply", lambda dtype: seconds[str(dtype).removeprefix("torch.")]
+    )
+    train.main([*TINY, "--dtype=auto"])
+    assert load_checkpoint("out/run/last.pt")["config"]["dtype"] == chosen
+    monkeypatch.setattr(hardware, "seconds_to_multiply", lambda dtype: 1.0)
+    train.main(["--out_dir=out/run", "--init_from=resume", "--max_iters=10"])
+    assert load_checkpoint("out/run/last.pt")["config"]["dtype"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "picked"),
+    [
+        ("auto", CPU, "written_out"),
+        ("auto", CUDA, "fused"),
+        ("fused", CPU, "fused"),
+        ("written_out", CUDA, "written_out"),
+    ],
+)
+def test_attention_auto_is_the_faster_one_and_any_other_is_itself(name, device, picked):
+    assert pick_attention(name, device) == picked
+
+
+def test_a_run_on_a_cpu_writes_attention_out_unless_told_otherwise(workspace):
+    assert tiny_run().network.config.attention == "written_out"
+    assert tiny_run("--attention=fused").network.config.attention == "fused"
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", "halve batch_size and double"),
+        ("[gloo] Connection closed by peer", "another process of this run has ended"),
+        ("NCCL communicator was aborted", "another process of this run has ended"),
+    ],
+)
+def test_an_error_of_memory_or_of_another_process_is_explained(message, told):
+    with pytest.raises(UserError, match=told), hardware.errors_explained(CPU):
+        raise RuntimeError(message)
+
+
+def test_any_other_error_passes_as_it_is():
+    with pytest.raises(RuntimeError, match="^a mistake$"), hardware.errors_explained(CPU):
+        raise RuntimeError("a mistake")
+
+
+# --- Training ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_fast_dropout_zeroes_its_fraction_and_keeps_the_mean(p, dtype):
+    torch.manual_seed(0)
+    dropout = FastDropout(p)
+    x = torch.ones(1000, 999, dtype=dtype, requires_grad=True)  # no multiple of 4
+    y = dropout(x)
+    zeroed = (y == 0).double()
+    spread = math.sqrt(p * (1 - p) / x.numel())
+    assert abs(zeroed.mean() - p) < 5 * spread
+    # No row or column is favored, and neighbors know nothing of each other.
+    for dim in (0, 1):
+        assert (zeroed.mean(dim) - p).abs().max() < 6 * math.sqrt(p * (1 - p) / 999)
+    both = (zeroed.flatten()[1:] * zeroed.flatten()[:-1]).mean()
+    assert abs(both - p * p) < 10 * spread
+    kept = torch.tensor(1 / (1 - p), dtype=dtype)
+    assert set(y.unique().tolist()) == {0.0, kept.item()}
+    y.sum().backward()
+    assert torch.equal(x.grad, y)  # what was zeroed learns nothing
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    assert torch.equal(FastDropout(0.0)(x), x)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+def kinds(network, kind):
+    return [module for module in network.modules() if isinstance(module, kind)]
+
+
+def test_a_cpu_trains_with_fast_dropout_and_other_devices_with_pytorchs(workspace):
+    run = tiny_run("--dropout=0.3")
+    assert not kinds(run.network, nn.Dropout)
+    fast = kinds(run.network, FastDropout)
+    assert len(fast) == 1 + 3 * 2  # the embedding's; in each layer two of attention, one after it
+    assert {dropout.p for dropout in fast} == {0.3}
+    network = small_network(dropout=0.3)
+    speed_up_training(network, CUDA)
+    assert not kinds(network, FastDropout)
+    assert len(kinds(network, nn.Dropout)) == len(fast)
+
+
+@pytest.mark.parametrize("shape", [{}, {"network": "mlp", "n_hidden": 8}])
+def test_fast_dropout_changes_nothing_but_what_is_dropped(shape):
+    network = small_network(dropout=0.5, **shape)
+    ids = random_ids(network)
+    expected = network(ids)[0]
+    speed_up_training(network.train(), CPU)
+    assert torch.equal(network.eval()(ids)[0], expected)
+    network.train()
+    assert not torch.equal(network(ids)[0], network(ids)[0])
+
+
+def test_a_run_on_a_cpu_takes_torchs_steps_and_never_loads_its_compiler(workspace):
+    """torch.compile's machinery takes over a second to load."""
+    script = """
+import sys, torch
+from torch.optim import AdamW, Optimizer
+import train
+from quill.hardware import speed_up_training
+
+names = ["add_param_group", "state_dict", "load_state_dict", "zero_grad"]
+decorated = [(Optimizer, name, getattr(Optimizer, name)) for name in names]
+decorated.append((AdamW, "step", AdamW.step))
+start, gradients = torch.randn(5, 7), torch.randn(6, 5, 7)
+
+def steps():
+    parameter = torch.nn.Parameter(start.clone())
+    optimizer = AdamW([parameter], lr=0.1, weight_decay=0.1, fused=True)
+    for gradient in gradients:
+        optimizer.zero_grad()
+        parameter.grad = gradient
+        optimizer.step()
+        again = AdamW([parameter], fused=True)
+        again.load_state_dict(optimizer.state_dict())
+        optimizer = again
+    return parameter.detach()
+
+speed_up_training(torch.nn.Module(), torch.device("cpu"))
+plain = steps()
+assert "torch._dynamo" not in sys.modules
+train.main([*sys.argv[1:], "--optimizer=muon"])
+train.main(["--init_from=resume", "--max_iters=10"])
+assert "torch._dynamo" not in sys.modules, "by a run"
+for owner, name, method in decorated:
+    assert getattr(owner, name) is not method, name
+    setattr(owner, name, method)
+assert torch.equal(plain, steps()) and not torch.equal(plain, start)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *TINY],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# --- Sampling ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [{"bias": True}, {"network": "mlp", "n_hidden": 8}])
+def test_packed_weights_give_the_same_logits(shape):
+    network = small_network(**shape)
+    ids = random_ids(network)
+    expected = network(ids)[0]
+    pack_weights(network)
+    if torch.backends.mkldnn.is_available():
+        assert not any(isinstance(module, torch.nn.Linear) for module in network.modules())
+    torch.testing.assert_close(network(ids)[0], expected, atol=1e-5, rtol=1e-5)

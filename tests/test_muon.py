@@ -1,0 +1,102 @@
+"""quill/muon.py: its steps are those of the paper, and of torch.optim.Muon."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from quill.muon import ITERATIONS, Muon, nearly_orthogonal
+
+SHAPES = [(12, 12), (48, 12), (12, 48)]
+
+
+def train_on(optimizer, parameters, gradients):
+    """Give each parameter its gradients, one step after the other."""
+    for step in range(len(gradients[0])):
+        for parameter, sequence in zip(parameters, gradients, strict=True):
+            parameter.grad = sequence[step].clone()
+        optimizer.step()
+
+
+def numpy_orthogonal(matrix):
+    """Newton-Schulz with Jordan's coefficients, in float64."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / np.linalg.norm(wide)
+    for _ in range(4):
+        square = x @ x.T
+        x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x
+    return x if wide is matrix else x.T
+
+
+def numpy_muon(start, gradients, lr, momentum, weight_decay):
+    """Where a matrix ends, in float64 numpy: an independent reading of Jordan et al. 2024."""
+    weights, average = start.double().numpy(), 0.0
+    rows, columns = weights.shape
+    for gradient in gradients.double().numpy():
+        average = momentum * average + (1 - momentum) * gradient
+        ahead = momentum * average + (1 - momentum) * gradient  # Nesterov
+        weights = weights * (1 - lr * weight_decay)  # decoupled: not a part of the gradient
+        weights = weights - lr * math.sqrt(max(1, rows / columns)) * numpy_orthogonal(ahead)
+    return weights
+
+
+@pytest.mark.parametrize("dtype, error", [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_muon_takes_the_steps_of_the_paper(shape, dtype, error):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(shape, generator=generator, dtype=torch.float64)
+    gradients = torch.randn(6, *shape, generator=generator, dtype=torch.float64)
+    settings = {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.3}
+    expected = numpy_muon(start, gradients, **settings)
+    parameter = torch.nn.Parameter(start.clone())
+    train_on(Muon([parameter], dtype, **settings), [parameter], [gradients])
+    assert np.linalg.norm(expected - start.numpy()) > 0.3
+    assert np.linalg.norm(parameter.detach().numpy() - expected) < error
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon is from torch 2.9")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_muon_is_torchs_muon_in_another_precision(shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(6, *shape)
+    ends = []
+    for build in (
+        lambda parameters, **options: Muon(parameters, torch.float32, **options),
+        lambda parameters, **options: torch.optim.Muon(parameters, ns_steps=ITERATIONS, **options),
+    ):
+        parameter = torch.nn.Parameter(start.clone())
+        train_on(build([parameter], lr=0.02, weight_decay=0.1), [parameter], [gradients])
+        ends.append(parameter.detach() - start)
+    assert ends[1].norm() > 0.2
+    assert (ends[0] - ends[1]).norm() < 0.02 * ends[1].norm()  # bfloat16 has 8 bits
+
+
+def test_muon_treats_each_matrix_by_itself():
+    torch.manual_seed(0)
+    shapes = [(12, 12), (48, 12), (12, 12), (48, 12), (12, 48)]
+    starts, gradients = [torch.randn(s) for s in shapes], [torch.randn(2, *s) for s in shapes]
+    together = [torch.nn.Parameter(start.clone()) for start in starts]
+    train_on(Muon(together, torch.float32), together, gradients)
+    for start, sequence, a in zip(starts, gradients, together, strict=True):
+        b = torch.nn.Parameter(start.clone())
+        train_on(Muon([b], torch.float32), [b], [sequence])
+        assert (a - start).norm() > 1e-3
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_every_direction_of_an_update_becomes_about_as_long():
+    torch.manual_seed(0)
+    matrices = torch.randn(50, 24, 12) * torch.logspace(0, -1, 12)  # of quite different lengths
+    before, after = (torch.linalg.svdvals(m) for m in (matrices, nearly_orthogonal(matrices)))
+    assert (before[:, 0] > 5 * before[:, -1]).all()
+    assert after.min() > 0.6 and after.max() < 1.3
+
+
+def test_a_step_with_infinite_gradients_changes_nothing():
+    parameter = torch.nn.Parameter(torch.ones(3, 4))
+    optimizer = Muon([parameter], torch.float32)
+    parameter.grad = torch.full((3, 4), math.inf)
+    optimizer.found_inf = torch.tensor(1.0)
+    optimizer.step()
+    assert (parameter == 1).all()
