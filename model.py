@@ -344,6 +344,7 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
         probabilities /= probabilities.sum(dim=1, keepdim=True)
     if top_p is not None:
         likelier = probabilities.cumsum(dim=1) - probabilities  # the sum of those before it
+        likelier[:, 0] = -1  # the likeliest token stays, however small top_p is
         probabilities[likelier >= top_p] = 0
         probabilities /= probabilities.sum(dim=1, keepdim=True)
     return torch.zeros_like(probabilities).scatter(1, order, probabilities)

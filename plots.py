@@ -24,8 +24,9 @@ from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
 from quill.terminal import Parser, UserError, replacing, run_main
 from sample import read_prompt, temperatures
 
-MOST_CHARACTERS = 40  # in a picture of attention: more could not be read
-LIKELIEST = 12  # characters in a picture of temperatures
+MOST_CHARACTERS = 40  # in a plot of attention: more could not be read
+MOST_HEADS = 64  # in a plot of attention: each takes a fifth of a second
+LIKELIEST = 12  # characters in a plot of temperatures
 # Okabe and Ito's colours, for the colour-blind; marks and dashes, for those who print in grey.
 COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "0.5"]
 MARKERS = ["o", "^", "s", "x", "D", "v", "P", "*"]
@@ -322,6 +323,11 @@ def figure_of_network(options, checkpoint):
         raise UserError(
             f"--start: {len(prompt)} characters are too many: the network reads "
             f"{config.block_size} at once, and of more than {MOST_CHARACTERS} none could be read"
+        )
+    if config.n_layer * config.n_head > MOST_HEADS:
+        raise UserError(
+            f"the network has {config.n_layer * config.n_head} attention heads, too many for one "
+            f"plot: {MOST_HEADS} is the most"
         )
     return attention_figure(attention_weights(network, idx), prompt)
 

@@ -10,10 +10,10 @@ vocabulary and the source of the text). A character's id is its index in the sor
 The text is read in pieces, first for the vocabulary and then for the ids: memory stays the same.
 """
 
-import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -33,7 +33,7 @@ from quill.dataset import (
     load_meta,
     sha256_of,
 )
-from quill.terminal import Parser, UserError, run_main, sync_folder
+from quill.terminal import OWN, Parser, UserError, locked, run_main, sync_folder
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # of that file
@@ -42,6 +42,7 @@ BUNDLED = Path(__file__).parent / "data" / "pastiche.txt"  # used if the downloa
 TRIES = 3
 BACKOFF = 1.0  # seconds before the second try; twice as many before the third
 TIMEOUT = (10, 30)  # seconds to connect, and between two packets
+DEADLINE = 3600  # seconds for the whole download
 
 CODE_POINTS = 0x110000  # the number of code points in Unicode
 NO_ID = 65535  # of a character that is not in the vocabulary
@@ -87,27 +88,62 @@ class Tokenizer:
 def download(url, path, sha256=None):
     """Stream `url` into the file `path`. Raises UserError after the last of three tries."""
     import requests  # here, because the programs that import this file do without
+    from urllib3.exceptions import HTTPError  # what goes wrong below requests
 
+    plain = {"Accept-Encoding": "identity"}  # half of a compressed text would pass as a whole one
     for attempt in range(1, TRIES + 1):
+        final = False
         try:
-            with requests.get(url, stream=True, timeout=TIMEOUT) as response:
-                response.raise_for_status()
-                with open(path, "wb") as file:
-                    file.writelines(response.iter_content(CHUNK))
-            if sha256 in (None, sha256_of(path)):
-                return
-            problem = f"{url} is not the file it should be (wrong sha256)"
-        except requests.HTTPError as error:
-            problem = f"{url} answers HTTP {error.response.status_code}"
-            if error.response.status_code < 500:  # another try would get the same answer
-                break
-        except (requests.RequestException, ValueError) as error:  # ValueError: no valid address
+            with requests.get(url, stream=True, timeout=TIMEOUT, headers=plain) as response:
+                problem = refusal(response)
+                final = problem and response.status_code < 500 and response.status_code != 429
+                problem = problem or receive(response, path, sha256)
+        except (requests.RequestException, HTTPError, ValueError) as error:
             while error.__context__ is not None:  # each error repeats the one inside it
                 error = error.__context__
-            problem = f"{url}: {type(error).__name__}: {error}"
+            problem = f"{type(error).__name__}: {error}"
+        if not problem:
+            return
+        if final:  # another try would get the same answer
+            break
         if attempt < TRIES:
             time.sleep(BACKOFF * 2 ** (attempt - 1))
-    raise UserError(f"download failed after {attempt} of {TRIES} tries: {problem}")
+    url = without_password(url)
+    raise UserError(f"download failed after {attempt} of {TRIES} tries: {url}: {problem}")
+
+
+def refusal(response):
+    """Why an HTTP response cannot be a whole text, or None."""
+    kind = response.headers.get("Content-Type", "")
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if response.status_code != 200:
+        return f"HTTP {response.status_code}"
+    if "html" in kind:
+        return f"a web page ({kind}), not a text"
+    return None if encoding == "identity" else f"compressed ({encoding}), which nobody asked for"
+
+
+def receive(response, path, sha256):
+    """Write the body of an HTTP response to a file; returns what is wrong with it, or None."""
+    read = getattr(response.raw, "read1", response.raw.read)  # read() waits for all of CHUNK
+    deadline, received = time.monotonic() + DEADLINE, 0
+    with open(path, "wb") as file:
+        while piece := read(CHUNK):
+            received += file.write(piece)
+            if time.monotonic() > deadline:
+                return f"not complete after {DEADLINE} seconds"
+    promised = int(response.headers.get("Content-Length", received))
+    if received != promised:
+        return f"only {received} of {promised} bytes came"
+    with open(path, "rb") as file:
+        if file.read(200).lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            return "a web page, not a text"
+    return None if sha256 in (None, sha256_of(path)) else "not the file it should be (wrong sha256)"
+
+
+def without_password(url):
+    """A URL without the user's name and password."""
+    return re.sub(r"//[^/]*@", "//", url)
 
 
 def copy_text(source, folder, text):
@@ -116,6 +152,8 @@ def copy_text(source, folder, text):
         return copy_tiny_shakespeare(folder / "input.txt", text)
     if source.startswith(("http://", "https://")):
         download(source, text, SHA256 if source == URL else None)
+        # meta.json and every checkpoint name the source: a query may hold secrets, too.
+        return re.sub(r"[?#].*", "", without_password(source))
     elif Path(source).is_file():
         shutil.copyfile(source, text)
     else:
@@ -264,8 +302,7 @@ def prepare(source, dataset, fractions, vocab=None):
     """
     folder = Path("data") / dataset
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as scratch:
+        with locked(folder), tempfile.TemporaryDirectory(prefix=OWN, dir=folder) as scratch:
             scratch = Path(scratch)
             text = scratch / "input.txt"
             origin = copy_text(source, folder, text)
@@ -288,9 +325,6 @@ def prepare(source, dataset, fractions, vocab=None):
     except OSError as error:
         where = error.filename or folder
         raise UserError(f"cannot prepare {folder}: {where}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # the folder is not empty, say
-            folder.rmdir()  # it was made for a text that turned out to be unusable
     return meta
 
 

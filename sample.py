@@ -25,8 +25,16 @@ import torch
 from model import generate, stream
 from prepare_shakespeare import Tokenizer
 from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
-from quill.hardware import pack_weights, pick_attention, pick_device, pick_dtype
+from quill.hardware import (
+    errors_explained,
+    pack_weights,
+    pick_attention,
+    pick_device,
+    pick_dtype,
+)
 from quill.terminal import Parser, UserError, run_main
+
+MOST_TEMPERATURES = 10  # side by side, in text or in a plot
 
 
 def temperatures(text):
@@ -37,6 +45,8 @@ def temperatures(text):
         numbers = [math.nan]
     if not all(0 <= number < math.inf for number in numbers):
         raise argparse.ArgumentTypeError(f"{text}: give numbers of 0 or above, as in 0.2,0.8,1.5")
+    if len(numbers) > MOST_TEMPERATURES:
+        raise argparse.ArgumentTypeError(f"{len(numbers)} are too many: {MOST_TEMPERATURES} fit")
     return numbers
 
 
@@ -81,7 +91,7 @@ def read_prompt(start, tokenizer):
     elif start.startswith("FILE:"):
         path = start.removeprefix("FILE:")
         try:
-            prompt = Path(path).read_text(encoding="utf-8")
+            prompt = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--start: cannot read {path}: {error}") from error
     if not prompt:
@@ -89,10 +99,8 @@ def read_prompt(start, tokenizer):
     try:
         ids = tokenizer.encode(prompt)
     except ValueError as error:
-        raise UserError(
-            f"--start: {error}; the network knows {tokenizer.vocab_size} characters: "
-            f"{tokenizer.vocab!r}"
-        ) from error
+        known = f"the network knows {tokenizer.vocab_size} characters: {tokenizer.vocab[:200]!r}"
+        raise UserError(f"--start: {error}; {known}") from error
     return prompt, torch.from_numpy(ids.astype(np.int64))[None]  # (T,) -> (1, T)
 
 
@@ -151,9 +159,9 @@ def main(arguments):
     source = checkpoint["source"]
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
-    sys.stdout.reconfigure(encoding="utf-8")  # the vocabulary's characters, whatever the locale
     started = time.monotonic()
-    write(network, tokenizer, prompt, idx.to(device), options)
+    with errors_explained():
+        write(network, tokenizer, prompt, idx.to(device), options)
     seconds = time.monotonic() - started
     tokens = len(options.temperatures or range(options.num_samples)) * options.max_new_tokens
     print(f"{tokens} characters, {tokens / seconds:,.0f} per second", file=sys.stderr)

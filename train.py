@@ -11,9 +11,8 @@ of a step, the optimizers, one step, the loss on the validation split, and the l
 """
 
 import contextlib
-import csv
-import io
 import math
+import shlex
 import sys
 import time
 from datetime import timedelta
@@ -32,7 +31,15 @@ from quill.dataset import Tokens, open_dataset
 from quill.muon import Muon
 from quill.processes import RANK, WORLD
 from quill.settings import parse_command_line
-from quill.terminal import UserError, conclude, introduce, replacing, run_main, show
+from quill.terminal import (
+    UserError,
+    conclude,
+    describe_loss,
+    introduce,
+    locked,
+    run_main,
+    show,
+)
 from sample import read_prompt
 
 # --- A batch: windows of the text -------------------------------------------------------------
@@ -65,7 +72,7 @@ def learning_rate_at(step, config):
     end = config.lr_decay_iters or config.max_iters
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
-    if config.lr_schedule == "constant":
+    if config.lr_schedule == "constant" or not config.decay_lr:
         return config.learning_rate
     if step >= end:
         return config.min_lr
@@ -149,8 +156,12 @@ class Run:
         # Scales losses up so that float16 gradients do not vanish; idle for the other dtypes.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = checkpoint.Progress()
+        self.plot = plots.draw_loss if plots.available() else None
+        origin = config.init_from
         if config.init_from == "resume":
             checkpoint.restore(self, saved)
+            origin = saved["config"].get("init_from", "scratch")
+        self.fine_tuning = origin not in ("scratch", "resume") and self.progress.step == 0
 
     def autocast(self):
         """The context in which a forward pass computes in the run's dtype."""
@@ -227,21 +238,14 @@ def mean_loss(run, split, starts):
     return float(np.average(processes.summed(losses).tolist(), weights=counts))
 
 
-def describe_loss(loss):
-    """A loss in nats, in bits, and as a perplexity."""
-    perplexity = math.exp(min(loss, 700))  # more would overflow
-    bits = loss / math.log(2)
-    return f"{loss:.4f} nats ({bits:.3f} bits per character, perplexity {perplexity:.2f})"
-
-
 # --- An evaluation: both losses, a sample, and what is saved ----------------------------------
 
-LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 SAMPLE_LENGTH = 100  # characters: two or three lines
 
 
 def evaluate(run, rate):
-    """Measure both losses, show them and a sample, save the weights if they are the best so far.
+    """Measure both losses, save the weights if they are the best so far, and save the run. Returns
+    the lines to print: what is measured is on the disk before anybody has to read it.
 
     Validation covers its whole split in order, so the same weights give the same digits. The
     training loss is an estimate from eval_iters batches of windows, spread evenly over the text.
@@ -251,23 +255,23 @@ def evaluate(run, rate):
     spread = np.linspace(0, last, config.eval_iters * config.batch_size).astype(np.int64)
     train_loss = mean_loss(run, "train", spread)
     val_loss = mean_loss(run, "val", split_starts(run, "val"))
+    check_finite(run, train_loss + val_loss)
     best = val_loss < progress.best_val_loss
     progress.best_val_loss = min(val_loss, progress.best_val_loss)
 
-    show(
-        f"--- step {progress.step}: training loss {train_loss:.4f}, validation loss "
-        f"{describe_loss(val_loss)}, {'the best' if best else 'not the best'} so far"
-    )
-    for line in short_sample(run).splitlines() if RANK == 0 else []:
-        show(f"    | {line}")
-
     tokens, seconds = progress.step * tokens_per_step(config), round(progress.seconds, 2)
     progress.log.append([progress.step, tokens, seconds, rate, train_loss, val_loss])
-    if RANK == 0:
-        if best:
-            checkpoint.save(run, "ckpt.pt")
-        checkpoint.save_for_resume(run)
-        write_log(run)
+    if RANK > 0:
+        return []
+    if best:
+        checkpoint.save(run, "ckpt.pt")
+    checkpoint.save_for_resume(run)
+    lines = [
+        f"--- step {progress.step}: training loss {train_loss:.4f}, validation loss "
+        f"{describe_loss(val_loss)}, {'the best' if best else 'not the best'} so far"
+    ]
+    lines += [f"    | {line}" for line in short_sample(run).splitlines()]
+    return lines + checkpoint.write_log(run)
 
 
 def short_sample(run):
@@ -282,19 +286,6 @@ def short_sample(run):
     return run.tokenizer.decode(idx[0].cpu()).strip()
 
 
-def write_log(run):
-    """Write log.csv and loss.png anew, from the rows in run.progress."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(LOG_COLUMNS)
-    writer.writerows(run.progress.log)
-    with replacing(run.folder / "log.csv") as file:
-        file.write(text.getvalue().encode())
-    if plots.available():
-        with replacing(run.folder / "loss.png") as file:
-            plots.draw_loss(LOG_COLUMNS, run.progress.log, file, run.progress.resumes)
-
-
 # --- The loop ---------------------------------------------------------------------------------
 
 
@@ -305,8 +296,9 @@ def train(run, stop):
     forward = DistributedDataParallel(run.network) if WORLD > 1 else run.network
     if config.compile and run.device.type == "cuda":
         forward = torch.compile(forward)
-    if config.init_from not in ("scratch", "resume"):
-        evaluate(run, rate=0.0)  # fine-tuning: the loss on the new text before the first step
+    if run.fine_tuning and not progress.log:  # the loss on the new text before the first step
+        for line in evaluate(run, rate=0.0):
+            show(line)
 
     started = time.monotonic() - progress.seconds
     log_step, log_time, worst_norm = progress.step, time.monotonic(), torch.tensor(0.0)
@@ -328,34 +320,48 @@ def train(run, stop):
         read = on_cpu or log or evaluation or save
         worst_norm = torch.maximum(worst_norm.to(norm.device), norm)
         if read:
-            check_finite(run, worst_norm)
+            check_step(run, worst_norm)
         if read or WORLD == 1:
             stop.synchronize(run.device)
+        lines = []
         if log:
             now, steps = time.monotonic(), progress.step - log_step
             left = (now - started) / progress.step * (config.max_iters - progress.step)
             speed = steps * tokens_per_step(config) / (now - log_time)
             mean = processes.summed(loss).item() / WORLD
-            show(
+            lines.append(
                 f"step {progress.step}/{config.max_iters} | loss {mean:.4f} | "
-                f"lr {rate:.1e} | {speed:,.0f} tokens/s | {timedelta(seconds=round(left))} left",
-                passing=True,
+                f"lr {rate:.1e} | {speed:,.0f} tokens/s | {timedelta(seconds=round(left))} left"
             )
             log_step, log_time = progress.step, now
         if evaluation:
-            evaluate(run, rate)
+            lines += evaluate(run, rate)
             log_step, log_time = progress.step, time.monotonic()
-        elif RANK == 0 and (save or stop.signal):
-            checkpoint.save_for_resume(run)
+        elif save or stop.signal:
+            check_finite(run, mean_loss(run, "val", split_starts(run, "val")[:1]))
+            if RANK == 0:
+                checkpoint.save_for_resume(run)
+        for line in lines:  # last: a reader who is slow, or gone, finds the step saved
+            show(line, passing=line.startswith("step"))
 
 
-def check_finite(run, norm):
-    """Raise UserError if a gradient's norm (a tensor of one number) is infinite or not a number."""
-    if not run.scaler.is_enabled() and not math.isfinite(norm.item()):
+def check_step(run, norm):
+    """Raise UserError if a gradient's norm (a tensor of one number) shows that a run diverges. In
+    float16 some infinite ones are normal, and the scaler skips them; but not all of them."""
+    if not run.scaler.is_enabled():
+        check_finite(run, norm.item())
+    elif run.scaler.get_scale() < 1:  # halved with each step that was skipped, from 65,536 on
+        check_finite(run, math.inf)
+
+
+def check_finite(run, number):
+    """Raise UserError unless a number, from which a diverging run can be told, is finite."""
+    if not math.isfinite(number):
+        kept = f"; the best weights so far are in {run.folder / 'ckpt.pt'}"
         raise UserError(
             f"step {run.progress.step}: the loss or its gradient is no longer a finite number; the "
             f"usual cause is too high a learning rate (now {run.config.learning_rate}) or too "
-            f"short a warm-up; the last good checkpoint stays in {run.folder}"
+            f"short a warm-up{kept if run.progress.log else ''}"
         )
 
 
@@ -374,35 +380,53 @@ def best_test_loss(run):
 
 
 def start(config, given):
-    """The Run that the settings ask for, connected to the other processes. Raises UserError."""
-    device = processes.join_processes(hardware.pick_device(config.device))
+    """The Run that the settings ask for. Raises UserError."""
     saved = checkpoint.starting_point(config, given) if RANK == 0 else None
+    config, saved = processes.from_first_process(config, saved)
+    device = processes.own_device(hardware.pick_device(config.device))
     # What auto means is decided once, for all processes and all resumes.
-    config.dtype = str(hardware.pick_dtype(config.dtype, device)).removeprefix("torch.")
-    return Run(*processes.from_first_process(config, saved), device)
+    dtype = str(hardware.pick_dtype(config.dtype, device)).removeprefix("torch.")
+    [config.dtype] = processes.from_first_process(dtype)
+    return Run(config, saved, device)
 
 
-def main(arguments):
-    run = start(*parse_command_line(arguments))
-    introduce(run)
-    if run.config.eval_only:
-        for split in run.data:
-            loss = mean_loss(run, split, split_starts(run, split))
-            show(f"{split + ':':<6} {describe_loss(loss)}")
-        return
-
-    lock = checkpoint.lock_folder(run.folder) if RANK == 0 else contextlib.nullcontext()
-    with lock, hardware.errors_explained(run.device):
+def train_and_save(config, given):
+    """Train in a folder that no other process writes into."""
+    with locked(Path(config.out_dir)) if RANK == 0 else contextlib.nullcontext():
+        run = start(config, given)
         stop = processes.StopRequest()
+        introduce(run)
+        if RANK == 0:
+            checkpoint.begin(run)
         train(run, stop)
-        test_loss = None if stop.signal else best_test_loss(run)
+        stopped = stop.signal and run.progress.step < run.config.max_iters
+        test_loss = None if stopped else best_test_loss(run)
     if WORLD > 1:
         distributed.destroy_process_group()
-    if stop.signal:
-        resume = f"python train.py --init_from=resume --out_dir={run.folder}"
+    if stopped:
+        resume = f"python train.py --init_from=resume --out_dir={shlex.quote(str(run.folder))}"
         show(f"stopped after step {run.progress.step}, and saved; to go on:  {resume}")
         sys.exit(128 + stop.signal)
     conclude(run, test_loss)
+
+
+def print_losses(config, given):
+    """Print the loss of every split, for the run's best checkpoint."""
+    run = start(config, given)
+    introduce(run)
+    for split in run.data:
+        loss = mean_loss(run, split, split_starts(run, split))
+        show(f"{split + ':':<6} {describe_loss(loss)}")
+
+
+def main(arguments):
+    config, given = parse_command_line(arguments)
+    processes.join_processes()
+    with hardware.errors_explained():
+        if config.eval_only:
+            print_losses(config, given)
+        else:
+            train_and_save(config, given)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,20 @@ A checkpoint holds tensors and plain values only, its vocabulary and its setting
 enough to sample from, on a machine without the data.
 """
 
+import csv
 import io
 import math
-import os
+import shlex
 import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 
-try:
-    import fcntl
-except ImportError:  # Windows: two runs into one folder are not noticed there
-    fcntl = None
-
 from ancestors import build
 from model import NetworkConfig
 from quill.dataset import check_vocabulary, listed
+from quill.muon import Muon
 from quill.settings import PER_CALL, SETTINGS, Config, checked
 from quill.terminal import UserError, replacing, show
 
@@ -31,8 +28,11 @@ FORMAT = 3  # of a checkpoint; raised when an older program could not read a new
 READABLE = (2, 3)  # 2 lacks settings that came later: their defaults change nothing
 TYPES = {"network": dict, "weights": dict, "vocab": str, "source": str, "sha256": str}
 TYPES |= {"config": dict, "progress": dict}
+OPTIONAL = {"optimizers": list, "scaler": dict, "checksums": dict, "threads": int}
 NETWORK_SETTINGS = {entry.name for entry in fields(NetworkConfig)} & set(SETTINGS)
 SHAPE = NETWORK_SETTINGS - {"dropout", "attention"}  # these two may change from run to run
+LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
+LARGEST_TABLES = 1 << 28  # bytes of position tables, which the size of the weights does not limit
 
 
 @dataclass
@@ -49,11 +49,14 @@ class Progress:
 def load_checkpoint(path):
     """What train.py saved, as a dict of plain values and CPU tensors. Raises UserError.
 
-    Nothing in the file is executed (weights_only), and every byte is checked against the checksums
-    of the zip format, which torch.load itself ignores.
+    Nothing in the file is executed (weights_only), every byte is checked against the checksums of
+    the zip format, which torch.load itself ignores, and every part against the others, before a
+    network is built. It takes no more memory than the file is large.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type for member in archive.infolist()):
+                raise ValueError("it is compressed, which torch.save never does")
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"wrong checksum in {damaged}")
@@ -64,25 +67,75 @@ def load_checkpoint(path):
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a stranger's file can be wrong in any way
-        reason = str(error).split("\n")[0][:120]
-        raise UserError(f"{path} is damaged, or no checkpoint of this program: {reason}") from error
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+        raise UserError(
+            f"{path} is damaged, or no checkpoint of this program ({reason})"
+        ) from error
     return checkpoint
 
 
 def check_contents(checkpoint):
-    """Raise an exception, with the reason, unless a checkpoint has the parts that it needs."""
+    """Raise an exception, with the reason, unless all parts of a checkpoint fit each other."""
     if checkpoint["format"] not in READABLE:
         raise ValueError(f"its format is {checkpoint['format']}, this program reads {READABLE}")
-    for name, kind in TYPES.items():
-        if not isinstance(checkpoint[name], kind):
+    for name, kind in {**TYPES, **OPTIONAL}.items():
+        if (name in TYPES or name in checkpoint) and not isinstance(checkpoint[name], kind):
             raise TypeError(f"{name} should be of type {kind.__name__}")
     check_vocabulary(checkpoint["vocab"])
-    for name, value in checkpoint["network"].items():
+    network, weights = checkpoint["network"], checkpoint["weights"]
+    for name, value in [*checkpoint["config"].items(), *network.items()]:
         if name in SETTINGS:
             checked(name, value)
-    if checkpoint["network"]["vocab_size"] != len(checkpoint["vocab"]):
+        if name in SHAPE and value != network.get(name, value):
+            raise ValueError(f"config and network disagree on {name}")
+
+    progress = Progress(**checkpoint["progress"])
+    for entry in fields(Progress):
+        if type(getattr(progress, entry.name)) is not entry.type:
+            raise TypeError(f"progress.{entry.name} should be of type {entry.type.__name__}")
+    numbers = [progress.step, progress.seconds, *progress.resumes]
+    for row in progress.log:
+        step, tokens, *others = row
+        numbers += [step, tokens, *others]
+        if len(others) != 4:
+            raise ValueError("a row of progress.log should have 6 numbers")
+    if not all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers):
+        raise ValueError("progress should hold finite numbers of 0 or above")
+    if not progress.best_val_loss >= 0:
+        raise ValueError("progress.best_val_loss should be a number of 0 or above")
+
+    if network["vocab_size"] != len(checkpoint["vocab"]):
         raise ValueError("vocab_size is not the size of the vocabulary")
-    Progress(**checkpoint["progress"])
+    check_tensors(weights)
+    config = NetworkConfig(**network)
+    if least_parameters(config) > sum(weight.numel() for weight in weights.values()):
+        raise ValueError("the network is larger than its weights")  # before it takes memory
+    if config.block_size * config.n_embd * 8 > LARGEST_TABLES and config.network == "gpt":
+        raise ValueError(f"block_size {config.block_size} is too large")
+    tied = ("lm_head.weight", "token_embedding.weight")
+    if config.network == "gpt" and not torch.equal(*(weights[name] for name in tied)):
+        raise ValueError("lm_head.weight is not token_embedding.weight")
+
+
+def least_parameters(config):
+    """How many parameters a network has at least: without biases, norms and positions."""
+    V, C = config.vocab_size, config.n_embd
+    if config.network == "bigram":
+        return V * V
+    if config.network == "mlp":
+        return V * C + (config.block_size * C + V) * config.n_hidden
+    return V * C + 12 * config.n_layer * C * C
+
+
+def check_tensors(tensors):
+    """Raise ValueError unless {name: tensor} holds finite float32 tensors only."""
+    for name, tensor in tensors.items():
+        if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
+            raise ValueError(f"{name} is no tensor")
+        if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            raise ValueError(f"{name} should be a contiguous float32 tensor")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} should hold finite numbers only")
 
 
 def find_checkpoint(options):
@@ -125,15 +178,21 @@ def starting_point(config, given):
     if config.eval_only and config.init_from in ("scratch", "resume", "auto"):
         config.init_from = str(best)
     if config.init_from == "auto":
-        config.init_from = "resume" if last.exists() else "scratch"
-    if config.init_from == "scratch":
-        if (last.exists() or best.exists()) and not config.overwrite:
+        if config.overwrite:
             raise UserError(
-                f"{config.out_dir} already holds a run: --init_from=resume goes on with it, "
-                "--out_dir=out/NAME starts beside it, --overwrite replaces it"
+                "--init_from=auto goes on with a run, --overwrite replaces it: not both"
             )
-        return None
+        config.init_from = "resume" if last.exists() else "scratch"
     resume = config.init_from == "resume"
+    new = not (resume or config.overwrite or config.eval_only)
+    # Nothing is lost with a run that ended before its first step.
+    if new and (best.exists() or (last.exists() and load_checkpoint(last)["progress"]["step"])):
+        raise UserError(
+            f"{config.out_dir} already holds a run: --init_from=resume goes on with it, "
+            "--out_dir=out/NAME starts beside it, --overwrite replaces it"
+        )
+    if config.init_from == "scratch":
+        return None
     if resume and not last.exists():
         others = ", ".join(str(path.parent) for path in sorted(Path("out").glob("*/last.pt")))
         hint = f"--out_dir takes one of {others}" if others else "no run in out/ either"
@@ -144,14 +203,15 @@ def starting_point(config, given):
     before = {**asdict(Config()), **checkpoint["config"]}  # an older program had fewer settings
     for name, new in asdict(config).items():
         fixed = name in SHAPE or (resume and name == "optimizer")
-        if name in PER_CALL or new == before[name] or not (fixed or resume):
+        kept = fixed or resume or config.eval_only
+        if name in PER_CALL or new == before[name] or not kept:
             continue
         if name not in given:
             setattr(config, name, before[name])
         elif fixed:
             was = f"{name} is {new} here but {before[name]} in {path}"
             raise UserError(f"{was}, where it cannot change")
-        else:
+        elif resume:
             show(f"changed since this run stopped: {name} = {new} (was {before[name]})")
     return checkpoint
 
@@ -166,50 +226,82 @@ def check_same_data(checkpoint, meta, config):
             f"{listed(known - data) or 'nothing'} only in the checkpoint; prepare the text again "
             "with --vocab and the meta.json of the data that the checkpoint was trained on"
         )
-    if config.init_from == "resume" and checkpoint["sha256"] != meta["sha256"]:
+    checksums = checksums_of_splits(meta)
+    before = checkpoint.get("checksums", checksums)  # an older program did not save them
+    same = checkpoint["sha256"] == meta["sha256"] and before == checksums
+    if config.init_from == "resume" and not same:
         raise UserError(
-            f"data/{config.dataset} is not the text that this run began with; prepare that one "
-            f"again ({checkpoint['source']}), or train on the new one in a new run: "
-            f"--init_from={config.out_dir}/ckpt.pt --out_dir=out/NAME"
+            f"data/{config.dataset} is not the text that this run began with, or is split in "
+            f"another way; prepare that one again ({checkpoint['source']}), or train on the new "
+            f"one in a new run: --init_from={shlex.quote(config.out_dir)}/ckpt.pt "
+            "--out_dir=out/NAME"
         )
 
 
+def checksums_of_splits(meta):
+    """The checksums of a dataset's .bin files, where meta.json has them."""
+    return {name: sha for name, sha in meta.get("checksums", {}).items() if name != "meta.json"}
+
+
 def restore(run, checkpoint):
-    """Put a run, which has the checkpoint's weights, into the state in which it was saved."""
-    for optimizer, saved in zip(run.optimizers, checkpoint["optimizers"], strict=True):
-        # The groups hold the learning rate, weight decay and betas: those that apply now.
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({**saved, "param_groups": groups})
-    run.scaler.load_state_dict(checkpoint["scaler"])
+    """Put a run, which has the checkpoint's weights, into the state in which it was saved. Raises
+    UserError if the checkpoint lacks the optimizers' state, or the state does not fit."""
+    try:
+        for optimizer, saved in zip(run.optimizers, checkpoint["optimizers"], strict=True):
+            check_optimizer_state(optimizer, saved["state"])
+            # The groups hold the learning rate, weight decay and betas: those that apply now.
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        scaler = checkpoint["scaler"]
+        if not all(type(x) in (int, float) and 0 <= x < math.inf for x in scaler.values()):
+            raise ValueError("scaler should hold finite numbers of 0 or above")
+        if run.scaler.is_enabled() and scaler:  # empty: until now it was not float16
+            run.scaler.load_state_dict(scaler)
+    except Exception as error:  # a stranger's file can be wrong in any way
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+        raise UserError(
+            f"{run.folder / 'last.pt'} cannot be resumed ({reason}); --init_from=CHECKPOINT starts "
+            "a new run from its weights"
+        ) from error
+    threads = torch.get_num_threads()
+    if checkpoint.get("threads", threads) != threads:
+        show(
+            f"this run had {checkpoint['threads']} threads and goes on with {threads}: sums are "
+            "rounded in another order, so the last digits will differ from an undisturbed run's"
+        )
     run.progress = Progress(**checkpoint["progress"])
     run.progress.resumes.append(run.progress.step)
 
 
-def lock_folder(folder):
-    """Make the folder, and keep other runs out of it for as long as the returned file is open.
+def check_optimizer_state(optimizer, state):
+    """Raise an exception unless `state` holds every average of every parameter, or nothing."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if state and set(state) != set(range(len(parameters))):
+        raise ValueError("the optimizer's state is of other parameters")
+    names = (
+        {"momentum_buffer"} if isinstance(optimizer, Muon) else {"step", "exp_avg", "exp_avg_sq"}
+    )
+    for number, averages in state.items():
+        check_tensors(averages)
+        shape = parameters[number].shape
+        shapes = {name: shape if name != "step" else torch.Size() for name in names}
+        if {name: average.shape for name, average in averages.items()} != shapes:
+            raise ValueError("the optimizer's state is of another optimizer or network")
+        if any((averages[name] < 0).any() for name in names & {"step", "exp_avg_sq"}):
+            raise ValueError("an average of squares is below 0")
 
-    The operating system releases the lock when the process ends, however it ends. Raises UserError,
-    with the number of the process that holds the lock, if another one does.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a+")  # noqa: SIM115 (it stays open)
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        raise UserError(
-            f"process {lock.read().strip()} is training into {folder}; wait for it, or give this "
-            "run another --out_dir"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
-    for leftover in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-        leftover.unlink()
-    return lock
+
+def begin(run):
+    """Make the folder this run's: save the run before its first step, so that it can be resumed
+    whatever happens, and remove what an earlier run left. A resumed run finishes what a kill may
+    have interrupted: this, or the writing of the log."""
+    if run.config.init_from != "resume":
+        save_for_resume(run)
+    if run.progress.log:
+        write_log(run)
+    else:
+        for name in ("ckpt.pt", "log.csv", "loss.png"):
+            (run.folder / name).unlink(missing_ok=True)
 
 
 def save(run, name, **more):
@@ -221,6 +313,8 @@ def save(run, name, **more):
         "vocab": run.meta["vocab"],
         "source": run.meta["source"],
         "sha256": run.meta["sha256"],
+        "checksums": checksums_of_splits(run.meta),
+        "threads": torch.get_num_threads(),
         "config": asdict(run.config),
         "progress": asdict(run.progress),
         **more,
@@ -235,3 +329,22 @@ def save_for_resume(run):
     """Write last.pt: a checkpoint with the state of the optimizers."""
     states = [optimizer.state_dict() for optimizer in run.optimizers]
     save(run, "last.pt", optimizers=states, scaler=run.scaler.state_dict())
+
+
+def write_log(run):
+    """Write log.csv and loss.png anew, from the rows in run.progress; returns lines to print."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(LOG_COLUMNS)
+    writer.writerows(run.progress.log)
+    with replacing(run.folder / "log.csv") as file:
+        file.write(text.getvalue().encode())
+    if not run.plot:
+        return []
+    try:
+        with replacing(run.folder / "loss.png") as file:
+            run.plot(LOG_COLUMNS, run.progress.log, file, run.progress.resumes)
+    except Exception as error:  # whatever matplotlib raises: no plot is worth a run
+        run.plot = None
+        return [f"no loss.png from now on: {type(error).__name__}: {error}"]
+    return []

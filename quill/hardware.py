@@ -20,7 +20,7 @@ def pick_device(name="auto"):
             name = "mps"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)  # a device with a valid name need not exist
+        torch.zeros(1, device=device).item()  # a device with a valid name need not exist
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used here ({reason})") from error
@@ -67,18 +67,24 @@ def pick_attention(name, device):
 
 
 @contextlib.contextmanager
-def errors_explained(device):
+def errors_explained():
     """Turn PyTorch's errors about memory, and about processes that ended, into a UserError."""
     try:
         yield
-    except RuntimeError as error:
-        if "gloo" in str(error) or "NCCL" in str(error):
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if "gloo" in text or "NCCL" in text:
             raise UserError("another process of this run has ended") from error
-        if "memory" not in str(error):
+        phrases = (
+            "out of memory",
+            "allocate memory",
+            "enough memory",
+        )  # not: illegal memory access
+        if not isinstance(error, MemoryError) and not any(phrase in text for phrase in phrases):
             raise
         raise UserError(
-            f"{device} has not enough memory: halve batch_size and double "
-            "gradient_accumulation_steps (the same run in smaller pieces), or shrink it"
+            "not enough memory: halve batch_size and double gradient_accumulation_steps (the same "
+            "run in smaller pieces), or make the network or the number of samples smaller"
         ) from error
 
 
@@ -119,7 +125,7 @@ def swap(network, kind, replacement):
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, kind):
-                setattr(module, name, replacement(child))
+                setattr(module, name, replacement(child).train(child.training))
 
 
 class PackedLinear(nn.Module):

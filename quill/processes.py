@@ -7,27 +7,38 @@ import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
-from quill.terminal import UserError, show
+from quill.terminal import BROKEN_PIPE, Output, UserError, has_reader
 
-RANK = int(os.environ.get("RANK", 0))  # the number of this process; only process 0 writes files
-WORLD = int(os.environ.get("WORLD_SIZE", 1))  # how many processes train together
+numbers = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
+IN_GROUP = all(number.isdecimal() for number in numbers)
+RANK = int(numbers[0]) if IN_GROUP else 0  # of this process; only process 0 writes files
+WORLD = int(numbers[1]) if IN_GROUP else 1  # how many processes train together
 
 
-def join_processes(device):
-    """Connect to the other processes; returns this one's device."""
+def join_processes():
+    """Connect to the other processes. Raises UserError if torchrun's variables make no sense."""
+    if any(numbers) and not (IN_GROUP and RANK < WORLD):
+        raise UserError(
+            f"RANK is {numbers[0]!r} and WORLD_SIZE {numbers[1]!r}: start with torchrun, which "
+            "sets both, or unset both"
+        )
     if WORLD == 1:
-        return device
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+        return
     store, rank, world = next(rendezvous("env://"))
     if os.environ.get("LOCAL_WORLD_SIZE") == str(WORLD):
         # torchrun's store outlives the processes, and after a restart it still has the addresses
         # of the dead ones (https://github.com/pytorch/pytorch/issues/135712). So each restart gets
         # a prefix of its own. Across several machines the restarts are not counted alike.
         store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+
+
+def own_device(device):
+    """This process's device: of several processes, each takes a GPU of its own."""
+    if WORLD > 1 and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     return device
 
 
@@ -53,12 +64,13 @@ def from_first_process(*objects):
     """Process 0's objects, in every process: the others may see another disk."""
     objects = list(objects)
     if WORLD > 1:
-        distributed.broadcast_object_list(objects)
+        distributed.broadcast_object_list(objects, device=torch.device("cpu"))
     return objects
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM: finish the present step and save. A second Ctrl-C stops at once.
+    """Ctrl-C, SIGTERM, a closed terminal or closed output: finish the present step and save. A
+    second Ctrl-C stops at once.
 
     `signal` changes in synchronize() only. A signal that arrives elsewhere in a step takes effect
     in the next one, so that no process leaves the loop before it has saved, or alone.
@@ -66,18 +78,23 @@ class StopRequest:
 
     def __init__(self):
         self.received = self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.receive)
+        Output.keep_errors, Output.error, Output.stopping = True, None, False
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # nohup ignores SIGHUP so that a run outlives the terminal.
+            if number and (name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN):
+                signal.signal(number, self.receive)
 
     def receive(self, number, frame):
-        self.received = number
+        self.received, Output.stopping = number, True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        show("stopping after this step (Ctrl-C once more: at once)")
+        if Output.printing and not has_reader():  # else show() would wait for one forever
+            raise BlockingIOError("nobody reads standard output")
 
     def synchronize(self, device):
         """Tell all processes which signal any of them has received."""
-        self.signal = self.received
+        self.signal = self.received or (BROKEN_PIPE - 128 if Output.error else 0)
         if WORLD > 1:
-            largest = torch.tensor(self.received, device=device)
+            largest = torch.tensor(self.signal, device=device)
             distributed.all_reduce(largest, distributed.ReduceOp.MAX)
             self.signal = largest.item()

@@ -8,6 +8,7 @@ It is parsed and checked, never executed: a recipe from a stranger cannot run co
 starts from the defaults below, then applies the recipe, then the command line.
 """
 
+import argparse
 import ast
 import contextlib
 import math
@@ -16,7 +17,7 @@ import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from quill.terminal import Parser, UserError, did_you_mean
+from quill.terminal import Parser, UserError, did_you_mean, show
 
 
 def setting(default, meaning, choices="", low=-math.inf, high=math.inf, below=math.inf):
@@ -48,7 +49,9 @@ class Config:
     n_layer: int = setting(4, "number of blocks", low=1)
     n_head: int = setting(4, "attention heads in a block", low=1)
     n_embd: int = setting(128, "embedding dimension: size of a character's vector", low=1)
-    block_size: int = setting(64, "context: how many characters the network reads at once", low=1)
+    block_size: int = setting(
+        64, "context: how many characters the network reads at once", low=1, high=2**20
+    )
     position: str = setting("learned", "positional encoding", "learned sinusoidal rotary none")
     qk_norm: bool = setting(False, "layer norm of queries and keys")
     token_shift: bool = setting(False, "half of what a block reads is the previous character's")
@@ -58,12 +61,13 @@ class Config:
     attention: str = setting("auto", "same numbers; auto: fused on CUDA", "auto written_out fused")
 
     # the optimization
-    max_iters: int = setting(2000, "training steps", low=1)
-    batch_size: int = setting(12, "sequences in one forward pass", low=1)
-    gradient_accumulation_steps: int = setting(1, "forward passes in one step", low=1)
+    max_iters: int = setting(2000, "training steps", low=1, high=10**10)
+    batch_size: int = setting(12, "sequences in one forward pass", low=1, high=2**20)
+    gradient_accumulation_steps: int = setting(1, "forward passes in a step", low=1, high=2**20)
     optimizer: str = setting("adamw", "muon: Muon for the blocks' matrices", "adamw muon")
     learning_rate: float = setting(1e-3, "peak learning rate of AdamW", low=0.0)
     muon_learning_rate: float = setting(0.02, "peak learning rate of Muon", low=0.0)
+    decay_lr: bool = setting(True, "False: a constant learning rate after the warm-up")
     lr_schedule: str = setting("cosine", "shape of the decay", "cosine linear constant")
     warmup_iters: int = setting(100, "steps of linear warm-up", low=0)
     lr_decay_iters: int = setting(0, "step at which min_lr is reached; 0: max_iters", low=0)
@@ -76,13 +80,15 @@ class Config:
     # output
     eval_interval: int = setting(250, "steps between evaluations", low=1)
     checkpoint_interval: int = setting(0, "steps between further checkpoints; 0: none", low=0)
-    eval_iters: int = setting(20, "batches in the estimate of the training loss", low=1)
+    eval_iters: int = setting(20, "batches to estimate the training loss", low=1, high=2**20)
     log_interval: int = setting(10, "steps between progress lines", low=1)
 
 
 SETTINGS = {entry.name: entry for entry in fields(Config)}
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not restore them
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
+# nanoGPT's settings that have no meaning here: its recipes and command lines run all the same.
+IGNORED = {"always_save_checkpoint", "wandb_log", "wandb_project", "wandb_run_name", "backend"}
 LARGEST = 2**63 - 1  # the largest integer that a tensor holds
 
 
@@ -119,7 +125,8 @@ PARSER_ERRORS = (ValueError, TypeError, SyntaxError, ArithmeticError, RecursionE
 
 
 def read_recipe(path):
-    """The settings of a recipe file as a dict. Raises UserError with file and line."""
+    """The settings of a recipe file as a dict, and the names that are ignored. Raises UserError
+    with file and line."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own, about code that is never run
@@ -131,7 +138,7 @@ def read_recipe(path):
     except PARSER_ERRORS as error:
         raise UserError(f"{path}: not a recipe ({type(error).__name__}: {error})") from error
 
-    values, lines = {}, {}
+    values, lines, ignored = {}, {}, []
     for statement in tree.body:
         where = f"{path}, line {statement.lineno}"
         match statement:
@@ -141,6 +148,9 @@ def read_recipe(path):
                 pass
             case _:
                 raise UserError(f"{where}: a recipe holds only lines of the form name = value")
+        if name in IGNORED:
+            ignored.append(name)
+            continue
         if name not in SETTINGS:
             raise UserError(f"{where}: unknown name {name!r}{did_you_mean(name, SETTINGS)}")
         if name in values:
@@ -155,7 +165,7 @@ def read_recipe(path):
         except ValueError as error:
             raise UserError(f"{where}: {error}") from error
         lines[name] = statement.lineno
-    return values
+    return values, ignored
 
 
 def from_text(name, text):
@@ -188,9 +198,14 @@ def parse_command_line(arguments):
         help_text = f"{entry.metadata['meaning']} (default: {default})"
         bare = {"nargs": "?", "const": "True"} if entry.type is bool else {}  # --compile is True
         parser.add_argument(f"--{name}", metavar=entry.type.__name__, help=help_text, **bare)
+    for name in IGNORED:
+        parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
     namespace = parser.parse_args(arguments)
 
-    values = {} if namespace.recipe is None else read_recipe(namespace.recipe)
+    values, ignored = ({}, []) if namespace.recipe is None else read_recipe(namespace.recipe)
+    ignored += [name for name in sorted(IGNORED) if getattr(namespace, name) is not None]
+    if ignored:
+        show(f"ignored, as they mean nothing here: {', '.join(ignored)}")
     for name in SETTINGS:
         text = getattr(namespace, name)
         if text is not None:

@@ -1,45 +1,111 @@
-"""What every program does at the terminal: start, read options, speak, write files, end."""
+"""What every program does at the terminal: start, read options, print, write files, end."""
 
 import argparse
 import contextlib
 import ctypes
 import difflib
+import io
+import math
 import os
+import select
+import shlex
+import shutil
+import signal
 import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that write into one folder are not noticed there
+    fcntl = None
+
 # torchrun gives each process a rank. Only the first process prints.
-SILENT = os.environ.get("RANK", "0") != "0"
+SILENT = "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
 MOVED = {"dry_run", "overfit_batch", "find_lr"}  # flags of train.py once, now studies.py
+OWN = ".quillgpt-"  # how the names of this program's temporary files begin
+BROKEN_PIPE = 128 + 13  # exit status of a program that SIGPIPE ends, by the shells' convention
+
+CONTROLS = [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+# What a terminal shows for each: a control picture (U+2400 and up) or the code point in Python.
+VISIBLE = {code: chr(0x2400 + code) if code < 32 else ascii(chr(code))[1:-1] for code in CONTROLS}
+del VISIBLE[ord("\n")], VISIBLE[ord("\t")]
 
 
 class UserError(Exception):
     """A problem that the user can solve: the message says what is wrong, where, and what to do."""
 
 
+class TerminalStream(io.TextIOWrapper):
+    """A terminal's stream that shows control characters instead of obeying them: those in a text,
+    a file name or a stranger's checkpoint could move the cursor or retitle the window."""
+
+    def write(self, text):
+        return super().write(text.translate(VISIBLE))
+
+    def erase_line(self):
+        super().write("\r\033[K")
+
+
+class Output:
+    """The state of standard output while a run trains: an error is kept, and ends the run after
+    its step like a signal, instead of raising in the middle of it."""
+
+    keep_errors = False  # True from the first step on
+    error = None
+    printing = False
+    stopping = False  # a signal has arrived: from now on, do not wait for a reader
+
+
 def run_main(main):
     """Call `main(arguments)` and turn its errors into one line on standard error.
 
-    Exit status: 0, 1 after a UserError, 130 after Ctrl-C (128 + SIGINT, the shells' convention).
+    Exit status: 0, 1 after a UserError, 128 + its number after a signal (the shells' convention).
     """
     keep_freed_memory()
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it, and so do we
+        number = getattr(signal, name, None)
+        default = number and signal.getsignal(number) is signal.SIG_DFL
+        if default and "WORLD_SIZE" not in os.environ:  # else it may wait for others, deaf to us
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
+        set_streams()
         try:
             main(sys.argv[1:])
         finally:
             sys.stdout.flush()  # here, where an error can still be reported
+        if Output.error:
+            sys.exit(BROKEN_PIPE)
     except UserError as error:
         # The processes of a run usually fail together: one report is enough.
         sys.exit(1 if SILENT else f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:
-        # Python would try to write the rest of the output once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         if not isinstance(error, BrokenPipeError):  # `python sample.py | head` is no error
             sys.exit(f"error: {error.filename or 'standard output'}: {error.strerror or error}")
+
+
+def set_streams():
+    """Make standard output and error write any character: visibly to a terminal, as UTF-8 to a file
+    or a pipe. Raises UserError if one of them is closed."""
+    if sys.stdout is None or sys.stderr is None:
+        raise UserError("standard output or standard error is closed")
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream.isatty():
+            options = {"encoding": stream.encoding, "line_buffering": True}
+            stream = TerminalStream(stream.buffer, errors="backslashreplace", **options)
+            setattr(sys, name, stream)
+        else:
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def discard_output():
+    """Send the rest of standard output nowhere: Python would try to write it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def keep_freed_memory():
@@ -56,12 +122,31 @@ def keep_freed_memory():
 
 def show(line, passing=False):
     """Print a line; on a terminal, the next line overwrites a `passing` one."""
-    if SILENT:
+    if SILENT or Output.error:
         return
-    if sys.stdout.isatty():
-        print(f"\r{line}\033[K", end="" if passing else "\n", flush=True)
-    else:
-        print(line, flush=True)
+    on_terminal = isinstance(sys.stdout, TerminalStream)
+    Output.printing = True  # from here on, a signal that finds no reader raises
+    try:
+        if Output.stopping and not has_reader():
+            return
+        if on_terminal:
+            sys.stdout.erase_line()
+        print(line, end="" if passing and on_terminal else "\n", flush=True)
+    except OSError as error:
+        if not Output.keep_errors:
+            raise
+        Output.error = error
+        discard_output()
+    finally:
+        Output.printing = False
+
+
+def has_reader():
+    """Whether standard output takes a line now: not if a pipe is full, or a terminal stopped."""
+    try:
+        return bool(select.select([], [sys.stdout], [], 0)[1])
+    except (OSError, ValueError):  # Windows: select is for sockets only
+        return True
 
 
 def did_you_mean(name, known):
@@ -105,8 +190,15 @@ def introduce(run):
     show(f"         data/{c.dataset}, {run.meta['characters']:,} characters")
     show(f"network: {c.network}, {shape}: {size:,} parameters")
     show(f"run:     {run.folder}, batch {batch}, on {run.device} in {c.dtype}")
-    if run.progress.step:
+    if c.init_from == "resume":
         show(f"         resumed at step {run.progress.step}")
+
+
+def describe_loss(loss):
+    """A loss in nats, in bits, and as a perplexity."""
+    perplexity = math.exp(min(loss, 700))  # more would overflow
+    bits = loss / math.log(2)
+    return f"{loss:.4f} nats ({bits:.3f} bits per character, perplexity {perplexity:.2f})"
 
 
 def conclude(run, test_loss):
@@ -116,7 +208,7 @@ def conclude(run, test_loss):
     show(f"best validation loss: {progress.best_val_loss:.4f}, in {run.folder / 'ckpt.pt'}")
     if test_loss is not None:
         show(f"test loss of those weights: {test_loss:.4f}")
-    show(f"read what it writes:  python sample.py --out_dir={run.folder}")
+    show(f"read what it writes:  python sample.py --out_dir={shlex.quote(str(run.folder))}")
 
 
 @contextlib.contextmanager
@@ -124,15 +216,20 @@ def replacing(path):
     """Open a temporary file that replaces `path` when the block ends without an error.
 
     A reader finds the old file or the new one, never a part of one: the data is on the disk before
-    the name changes, and after any error the old file is as it was. Raises UserError when the
-    operating system refuses.
+    the name changes, and after any error the old file is as it was. A link stays, and the file that
+    it leads to is replaced; a device or a pipe is written to. Raises UserError when the operating
+    system refuses.
     """
-    path = Path(path)
+    target = Path(os.path.realpath(path))
     temporary = None
     try:
+        if target.exists() and not target.is_file():
+            with open(target, "wb") as file:
+                yield file
+            return
         # In the same folder: a rename is atomic only within one file system.
         temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed before the rename)
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
+            dir=target.parent, prefix=OWN, delete=False
         )
         with temporary:
             yield temporary
@@ -141,8 +238,8 @@ def replacing(path):
         umask = os.umask(0o022)  # it can be read only by setting it
         os.umask(umask)
         os.chmod(temporary.name, 0o666 & ~umask)  # temporary files are private; this one is not
-        os.replace(temporary.name, path)
-        sync_folder(path.parent)
+        os.replace(temporary.name, target)
+        sync_folder(target.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -156,3 +253,51 @@ def sync_folder(path):
         folder = os.open(path, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
+
+
+def is_at(file, path):
+    """Whether an open file is the one that a path leads to."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keep other processes of this program out of a folder, and clean up what killed ones left.
+
+    The folder is made if it does not exist, and removed again if nothing was put into it. The
+    operating system releases the lock when the process ends, however it ends. Raises UserError,
+    with the number of the process that holds the lock, if another one does.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    path, lock = folder / ".lock", None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Once more if another process has removed the file since it was opened here.
+        while lock is None or not is_at(lock, path):
+            lock = open(path, "a+")  # noqa: SIM115 (closed below)
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        raise UserError(
+            f"process {lock.read().strip()} is writing into {folder}; wait for it, or choose "
+            "another folder"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    with lock:
+        try:
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            for leftover in folder.glob(f"{OWN}*"):
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink()
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                for place in made:
+                    place.rmdir()  # fails, and should, if anything was put into it

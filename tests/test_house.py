@@ -76,16 +76,20 @@ def test_every_module_says_what_it_is(name):
 
 # --- What may be missing ----------------------------------------------------------------------
 
-# Runs a program as the command line does, where an import of some modules fails.
+# Runs a program as the command line does, where some modules, or parts of them, are missing.
 WITHOUT = """
-import os, runpy, sys
+import os, runpy, signal, sys
 missing, sys.argv = sys.argv[1].split(","), sys.argv[2:]
 for name in missing:
-    sys.modules[name] = None
+    module, _, attribute = name.partition(".")
+    if attribute:
+        delattr(sys.modules[module], attribute)
+    else:
+        sys.modules[module] = None
 sys.path[0] = os.path.dirname(sys.argv[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-UNIX = "fcntl,resource"  # which Windows does not have
+UNIX = "fcntl,resource,os.posix_fadvise,signal.SIGHUP"  # which Windows does not have
 
 
 def run_without(missing, name, *arguments):

@@ -354,6 +354,14 @@ def test_a_prompt_that_fits_the_network_can_be_too_long_to_read(workspace, monke
         plots.figure_of_network(options, checkpoint)
 
 
+def test_a_network_of_thousands_of_heads_is_refused_at_once(workspace):
+    train.main([*TINY, "--n_embd=128", "--n_head=128", "--n_layer=1", "--max_iters=1"])
+    with pytest.raises(
+        UserError, match="128 attention heads, too many for one plot: 64 is the most"
+    ):
+        plots.main(["attention", "--start=a"])
+
+
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path, monkeypatch):
     write_log(tmp_path / "a", ROWS)
     monkeypatch.setattr(plots, "available", lambda: False)
@@ -371,6 +379,7 @@ def test_without_matplotlib_it_says_how_to_get_it(tmp_path, monkeypatch):
         (["temperature", "--start=a", "--temperatures=1,y"], "--temperatures"),
         (["temperature", "--start=a", "--temperatures=1,-1"], "give numbers of 0 or above"),
         (["temperature", "--start=a", "--temperatures=nan"], "give numbers of 0 or above"),
+        (["temperature", "--start=a", "--temperatures=" + ",".join("1" * 400)], "400 are too many"),
         (["runs"], "RUN"),
     ],
 )

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import string
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import threading
 import tracemalloc
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 import prepare_shakespeare as prepare
 from quill.dataset import open_dataset
-from quill.terminal import UserError, run_main
+from quill.terminal import OWN, UserError, locked, run_main
 
 SCRIPT = Path(prepare.__file__)
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\n" * 20
@@ -289,6 +290,8 @@ class Answer:
     body: bytes = TEXT.encode()
     missing: int = 0  # bytes that are promised and never come
     silent: bool = False  # keeps the connection open, so that only a time-out ends it
+    slow: bool = False  # sends a byte at a time, for as long as it is read
+    headers: dict = field(default_factory=dict)
 
 
 class Server:
@@ -305,8 +308,14 @@ class Server:
                 if answer.body or not answer.silent:
                     self.send_response(answer.status)
                     self.send_header("Content-Length", str(len(answer.body) + answer.missing))
+                    for name, value in answer.headers.items():
+                        self.send_header(name, value)
                     self.end_headers()
-                    self.wfile.write(answer.body)
+                    step = 1 if answer.slow else max(1, len(answer.body))
+                    with contextlib.suppress(ConnectionError):  # the client has had enough
+                        for i in range(0, len(answer.body), step):
+                            self.wfile.write(answer.body[i : i + step])
+                            server.over.wait(0.05 if answer.slow else 0)
                 if answer.silent:
                     server.over.wait(20)
 
@@ -338,7 +347,15 @@ def server(monkeypatch):
 NETWORK_FAILURES = {
     "gone": (Answer(404), "HTTP 404", 1),
     "broken": (Answer(503), "HTTP 503", 3),
-    "truncated": (Answer(missing=10), "IncompleteRead", 3),
+    "in part": (Answer(206), "HTTP 206", 1),
+    "redirected to nowhere": (Answer(302), "HTTP 302", 1),
+    "asked too often": (Answer(429), "HTTP 429", 3),
+    "a login page": (Answer(headers={"Content-Type": "text/html; charset=utf-8"}), "web page", 1),
+    "a page in disguise": (Answer(body=b"\n<!DOCTYPE html>\n" + TEXT.encode()), "web page", 3),
+    "compressed": (Answer(headers={"Content-Encoding": "gzip"}), "compressed (gzip)", 1),
+    "a strange length": (Answer(headers={"Content-Length": "many"}), "", 3),
+    "truncated": (Answer(missing=10), "", 3),
+    "a byte at a time": (Answer(slow=True), "not complete after 0.3 seconds", 3),
     "silent": (Answer(body=b"", silent=True), "timed out", 3),
     "silent in the middle": (Answer(missing=10, silent=True), "timed out", 3),
 }
@@ -350,6 +367,7 @@ def network_failure(request, server, monkeypatch):
     answer, named, requests = request.param
     server.answers = [answer]
     monkeypatch.setattr(prepare, "TIMEOUT", 0.1 if answer.silent else 10)
+    monkeypatch.setattr(prepare, "DEADLINE", 0.3)
     return named, requests
 
 
@@ -378,7 +396,17 @@ def test_any_text_is_taken_from_an_address(server):
     server.answers = [Answer(body=OTHER.encode())]
     prepare.main(["--source", server.url + "?other", "--dataset", "d"])
     assert Path("data/d/input.txt").read_bytes() == OTHER.encode()
-    assert meta("d")["source"] == server.url + "?other"
+    assert meta("d")["source"] == server.url  # a query may hold secrets
+
+
+def test_what_an_address_keeps_secret_is_neither_stored_nor_printed(server, monkeypatch, capsys):
+    server.answers = [Answer(body=OTHER.encode())]
+    url = server.url.replace("//", "//me:geheim@")
+    prepare.main(["--source", f"{url}?token=geheim#geheim", "--dataset", "d"])
+    assert meta("d")["source"] == server.url
+    server.answers = [Answer(404)]
+    line = failure(["--source", url, "--dataset", "d"], monkeypatch)
+    assert "geheim" not in line + capsys.readouterr().out
 
 
 def test_a_server_that_recovers_is_asked_until_it_does(server):
@@ -454,7 +482,7 @@ def test_an_address_that_is_none_is_named(url, monkeypatch):
 def test_an_unfit_text_is_named_by_its_address(server, monkeypatch, body, named):
     server.answers = [Answer(body=body)]
     line = failure(["--source", server.url + "?mine", "--dataset", "d"], monkeypatch)
-    assert f"{server.url}?mine {named}" in line
+    assert f"{server.url} {named}" in line
 
 
 # --- What is refused --------------------------------------------------------------------------
@@ -679,6 +707,44 @@ def test_an_interrupt_leaves_an_earlier_dataset_as_it_was(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(TEXT)
     assert snapshot() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_leaves_an_earlier_dataset_as_it_was_and_nothing_else(number):
+    make(OTHER)
+    before = snapshot()
+    os.mkfifo("endless.txt")
+    code = "import prepare_shakespeare as prepare\nfrom quill.terminal import run_main\n"
+    code += "copy = prepare.shutil.copyfile\n"
+    code += "prepare.Path.is_file = lambda path: True\n"
+    code += "prepare.shutil.copyfile = lambda a, b: copy(a, b) if 'endless' not in str(a) else "
+    code += "(print('copying', flush=True), prepare.time.sleep(60))\nrun_main(prepare.main)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "--source=endless.txt", "--dataset=d"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    process.stdout.readline()
+    assert len(snapshot()) > len(before)
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
+    assert snapshot() == before
+
+
+def test_what_a_killed_call_left_is_removed_by_the_next_one():
+    folder = Path("data/d")
+    (folder / f"{OWN}abc").mkdir(parents=True)
+    write(folder / f"{OWN}abc/input.txt", "half")
+    write(folder / "notes.txt", "mine")
+    make(TEXT)
+    assert sorted(os.listdir(folder)) == sorted([*FILES, "notes.txt"])
+
+
+def test_two_calls_for_one_dataset_do_not_meet():
+    with locked(Path("data/d")), pytest.raises(UserError, match="is writing into data/d"):
+        make(TEXT)
+    make(TEXT)
 
 
 def fail(*_):

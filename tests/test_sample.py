@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT
 
 import sample
+from prepare_shakespeare import Tokenizer
 from quill.checkpoint import load_checkpoint
 from quill.terminal import UserError
 
@@ -47,6 +48,22 @@ def test_a_prompt_from_a_file_is_that_prompt(here, capsys):
     assert from_file == written(capsys, "--start", "My lord,\n")
 
 
+def test_a_prompt_from_a_file_loses_its_byte_order_mark(here, capsys):
+    Path("prompt.txt").write_bytes(b"\xef\xbb\xbfMy lord,")
+    assert written(capsys, "--start=FILE:prompt.txt").startswith("My lord,")
+
+
+def test_a_tiny_top_p_takes_the_likeliest(here, capsys):
+    assert written(capsys, "--top_p=1e-300") == written(capsys, "--temperature=0")
+
+
+def test_a_large_vocabulary_is_not_listed_whole():
+    tokenizer = Tokenizer("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))))
+    with pytest.raises(UserError, match="20000 characters") as caught:
+        sample.read_prompt("a", tokenizer)
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_prompt_may_be_longer_than_the_context(here, capsys):
     assert written(capsys, "--start", "a" * 100).startswith("a" * 100)
 
@@ -81,6 +98,8 @@ def test_the_newest_checkpoint_is_taken_unless_one_is_named(here, capsys):
         (["--out_dir=nowhere"], "no checkpoint nowhere/ckpt.pt"),
         (["--checkpoint=out"], "out"),
         (["--device=nonsense"], "device 'nonsense'"),
+        (["--device=meta"], "device 'meta'"),
+        (["--num_samples=10000000000"], "not enough memory"),
     ],
 )
 def test_what_cannot_be_done_is_refused(here, arguments, message):

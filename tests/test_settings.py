@@ -438,3 +438,41 @@ def test_any_command_line_is_taken_or_rejected(arguments):
         except SystemExit as stop:
             assert stop.code == 2
             assert stderr.getvalue().count("\n") == 1
+
+
+# --- nanoGPT's recipes and command lines ------------------------------------------------------
+
+# The names and values of nanoGPT's config/train_shakespeare_char.py, as facts.
+NANOGPT = {
+    **{"out_dir": "out-shakespeare-char", "dataset": "shakespeare_char", "wandb_log": False},
+    **{"wandb_project": "shakespeare-char", "wandb_run_name": "mini-gpt"},
+    **{"always_save_checkpoint": False, "eval_interval": 250, "eval_iters": 200},
+    **{"log_interval": 10, "gradient_accumulation_steps": 1, "batch_size": 64},
+    **{"block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 384, "dropout": 0.2},
+    **{"learning_rate": 1e-3, "max_iters": 5000, "lr_decay_iters": 5000, "min_lr": 1e-4},
+    **{"beta2": 0.99, "warmup_iters": 100},
+}
+LAPTOP = "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64"
+LAPTOP += " --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000"
+LAPTOP += " --lr_decay_iters=2000 --dropout=0.0"
+
+
+def test_nanogpts_recipe_runs_as_it_is(capsys):
+    found = load("\n".join(f"{name} = {value!r}" for name, value in NANOGPT.items()))
+    ignored = ["wandb_log", "wandb_project", "wandb_run_name", "always_save_checkpoint"]
+    for name, value in NANOGPT.items():
+        assert name in ignored or getattr(found, name) == value
+    assert capsys.readouterr().out == (
+        f"ignored, as they mean nothing here: {', '.join(ignored)}\n"
+    )
+
+
+def test_nanogpts_command_line_runs_as_it_is(capsys):
+    found = load("", *LAPTOP.split(), "--wandb_log=True", "--backend=nccl")
+    assert (found.n_layer, found.block_size, found.compile) == (4, 64, False)
+    assert capsys.readouterr().out == "ignored, as they mean nothing here: backend, wandb_log\n"
+
+
+def test_what_is_ignored_is_not_given():
+    _, given_names = parse_command_line([recipe("wandb_log = False\nseed = 1"), "--backend=gloo"])
+    assert given_names == {"seed"}

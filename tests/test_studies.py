@@ -100,6 +100,51 @@ def test_overfitting_one_batch_tells_a_network_that_learns_from_one_that_cannot(
         studies.main(["overfit_batch", *TINY, "--learning_rate=1e-7"])
 
 
+def test_what_counts_as_memorized_depends_on_what_the_text_allows(workspace, capsys):
+    Path("two.txt").write_text("abba" * 200)
+    prepare_shakespeare.main(["--source=two.txt", "--dataset=two"])
+    rate = ["--dataset=two", "--learning_rate=1e-2"]
+    studies.main(["overfit_batch", *TINY, *rate])  # from 0.69 nats, so it cannot fall by one
+    assert "it can learn" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was not memorized"):
+        studies.main(["overfit_batch", *TINY, *rate, "--learning_rate=1e-7"])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_network_passes_and_a_broken_one_does_not(workspace, kind, monkeypatch, capsys):
+    arguments = ["overfit_batch", *TINY, *NETWORKS[kind], "--learning_rate=3e-2", "--n_embd=32"]
+    studies.main(arguments)
+    assert "it can learn" in capsys.readouterr().out
+    step = train.train_step
+
+    def without_memory(run, forward, windows):
+        return step(run, forward, windows[:, torch.randperm(windows.shape[1])])
+
+    monkeypatch.setattr(train, "train_step", without_memory)
+    if kind != "bigram":  # which could not tell
+        with pytest.raises(UserError, match="was not memorized"):
+            studies.main(arguments)
+
+
+def test_the_entropy_of_pairs_is_what_counting_them_gives():
+    windows = torch.tensor([[0, 1, 0, 1, 0], [0, 2, 0, 1, 0]])
+    # After 0: 1 three times, 2 once. After 1 and 2: always 0. Half of the 8 pairs begin with 0.
+    expected = -(3 * math.log(3 / 4) + math.log(1 / 4)) / 8
+    assert studies.pair_entropy(windows) == pytest.approx(expected)
+
+
+def test_the_finder_proposes_nothing_where_no_rate_matters(workspace, monkeypatch):
+    Path("one.txt").write_text("a" * 2000)
+    prepare_shakespeare.main(["--source=one.txt", "--dataset=one"])
+    monkeypatch.setattr(studies, "RATE_STEPS", 20)
+    with pytest.raises(UserError, match="nothing to propose"):
+        studies.main(["find_lr", *TINY, "--dataset=one"])
+    loss = (torch.tensor(math.nan), torch.tensor(math.nan))
+    monkeypatch.setattr(train, "train_step", lambda *_: loss)
+    with pytest.raises(UserError, match="nothing to propose"):
+        studies.main(["find_lr", *TINY])
+
+
 def test_the_proposed_rate_lies_below_the_best_and_trains(workspace):
     rates = list(np.geomspace(1e-5, 1, 101))
     losses = [4 - 2 * math.exp(-((math.log10(rate) + 2) ** 2)) for rate in rates]

@@ -1,6 +1,7 @@
 """quill/terminal.py: how programs end, what they say, and how files are replaced."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -216,3 +217,81 @@ def test_permissions_follow_the_umask(before, umask):
         left = os.umask(earlier)
     assert stat.S_IMODE(Path("file").stat().st_mode) == 0o666 & ~umask
     assert left == umask
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced():
+    Path("target").write_bytes(b"old")
+    Path("link").symlink_to("target")
+    with replacing("link") as file:
+        file.write(b"new")
+    assert Path("link").is_symlink()
+    assert Path("target").read_bytes() == b"new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_a_pipe_is_written_to_and_stays_one():
+    os.mkfifo("pipe")
+    reader = subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE)
+    with replacing("pipe") as file:
+        file.write(b"new")
+    assert reader.communicate()[0] == b"new"
+    assert Path("pipe").is_fifo()
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="no /dev/null here")
+def test_a_device_is_written_to_and_stays_one():
+    with replacing(os.devnull) as file:
+        file.write(b"new")
+    assert Path(os.devnull).is_char_device()
+
+
+# --- What reaches a terminal ------------------------------------------------------------------
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x08\x7f\x9b1m\u202etext\ttab"
+HARMLESS = "\u241b]0;owned\u2407\u241b[2J\u240d\u2408\\x7f\\x9b1m\\u202etext\ttab"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_terminal_shows_control_characters_and_does_not_obey_them(stream):
+    code = f"def main(_):\n print({HOSTILE!r}, file=sys.{stream})\nrun_main(main)"
+    ours, theirs = os.openpty()
+    run(code, stdout=theirs) if stream == "stdout" else subprocess.run(
+        [sys.executable, "-c", f"{IMPORTS}\n{code}"],
+        stderr=theirs,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"},
+    )
+    os.close(theirs)
+    assert os.read(ours, 10_000).decode() == HARMLESS + "\r\n"
+    os.close(ours)
+
+
+def test_a_pipe_gets_the_characters_as_they_are():
+    assert (
+        run(f"run_main(lambda _: print({HOSTILE!r}))").stdout == HOSTILE.replace("\r", "\n") + "\n"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_pipe_gets_utf_8_whatever_the_locale(encoding):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"PYTHONIOENCODING": encoding}
+    code = f"{IMPORTS}\nrun_main(lambda _: print('na\\u00efve \\u65e5\\u672c \\udcff'))"
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert ended.stdout.decode("utf-8").split() == ["na\u00efve", "\u65e5\u672c", "\\udcff"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_a_program_by_way_of_its_clean_up(name):
+    code = f"""
+import os, signal
+def main(_):
+    try:
+        os.kill(os.getpid(), signal.{name})
+    finally:
+        print("cleaned up")
+run_main(main)"""
+    result = run(code)
+    assert result.returncode == 128 + getattr(signal, name)
+    assert (result.stdout, result.stderr) == ("cleaned up\n", "")

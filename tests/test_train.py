@@ -306,4 +306,70 @@ def test_checkpoints_come_between_evaluations_too(workspace, monkeypatch):
         checkpoint, "save_for_resume", lambda run: (steps.append(run.progress.step), save(run))
     )
     train.main([*TINY, "--eval_interval=4", "--checkpoint_interval=3"])
-    assert steps == [3, 4, 6, 8, 9]
+    assert steps == [0, 3, 4, 6, 8, 9]
+
+
+# --- Divergence, and what no plot is worth ----------------------------------------------------
+
+
+@pytest.mark.parametrize("changes", [[], ["--checkpoint_interval=1"], ["--eval_interval=1"]])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_run_that_diverges_ends_in_one_line_and_saves_nothing_of_it(workspace, changes, dtype):
+    ruinous = ["--learning_rate=1e30", "--min_lr=1e30", "--warmup_iters=0", "--grad_clip=0"]
+    with pytest.raises(UserError, match="no longer a finite number") as caught:
+        train.main([*TINY, *ruinous, *changes, f"--dtype={dtype}", "--max_iters=60"])
+    assert "the best weights so far" not in str(caught.value)  # there are none
+    saved = load_checkpoint("out/run/last.pt")  # which checks that all are finite
+    run = tiny_run()
+    run.network = network_from(saved)
+    assert math.isfinite(train.mean_loss(run, "val", train.split_starts(run, "val")))
+
+
+def test_a_run_that_diverges_late_names_the_best_weights(workspace, monkeypatch):
+    step = train.train_step
+
+    def ruined(run, forward, windows):
+        if run.progress.step == 5:
+            with torch.no_grad():
+                run.network.norm.weight.fill_(math.nan)
+        return step(run, forward, windows)
+
+    monkeypatch.setattr(train, "train_step", ruined)
+    with pytest.raises(UserError, match="the best weights so far are in out/run/ckpt.pt"):
+        train.main(TINY)
+
+
+def test_no_plot_is_worth_a_run(workspace, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no such backend")
+
+    monkeypatch.setattr(train.plots, "draw_loss", fail)
+    train.main(TINY)
+    said = capsys.readouterr().out
+    assert said.count("no loss.png from now on: RuntimeError: no such backend") == 1
+    assert "done: 9 steps" in said
+    assert not Path("out/run/loss.png").exists()
+
+
+def test_muon_without_a_learning_rate_is_refused(workspace):
+    with pytest.raises(UserError, match="needs a learning_rate above 0"):
+        train.main([*TINY, "--optimizer=muon", "--learning_rate=0"])
+    assert not Path("out").exists()
+
+
+def test_too_little_memory_is_one_line(workspace, monkeypatch):
+    with pytest.raises(UserError, match="memory"):
+        train.main([*TINY, "--n_embd=1000000000000"])
+    monkeypatch.setattr(train, "training_windows", lambda run: np.empty(10**15))
+    with pytest.raises(UserError, match="not enough memory"):
+        train.main(TINY)
+
+
+def test_fine_tuning_killed_before_its_first_evaluation_has_it_all_the_same(workspace, monkeypatch):
+    train.main([*TINY, "--out_dir=source"])
+    tune = ["--init_from=source/ckpt.pt", "--dataset=small", "--out_dir=tuned", "--max_iters=4"]
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(train, "evaluate", lambda run, rate: 1 / 0)
+        train.main(tune)
+    train.main(["--init_from=resume", "--out_dir=tuned"])
+    assert [int(row["step"]) for row in log_rows("tuned")] == [0, 4]
