@@ -1,12 +1,12 @@
-"""Every picture. The only file that knows matplotlib, which all the rest runs without.
+"""Every plot. This is the only file that uses matplotlib; all others run without it.
 
     python plots.py attention --start "ROMEO:"         where each head of each layer looks
     python plots.py embeddings                         the characters, near those they resemble
-    python plots.py temperature --start "To be, or "   what a temperature does to the next one
-    python plots.py runs out/a out/b                   several runs' losses, to compare settings
+    python plots.py temperature --start "To be, or "   how temperature changes the next character
+    python plots.py runs out/a out/b                   the losses of several runs, to compare them
 
-writes a PNG: of the newest run under out/ or of --out_dir, into its folder; of several runs into
-the current one. loss.png, drawn by train.py at each evaluation, shows a run while it goes on.
+writes a PNG: about the newest run under out/ or about --out_dir, into its folder; about several
+runs, into the current folder. train.py plots a run's losses, loss.png, at each evaluation.
 """
 
 import csv
@@ -27,8 +27,8 @@ from sample import read_prompt, temperatures
 MOST_CHARACTERS = 40  # in a plot of attention: more could not be read
 MOST_HEADS = 64  # in a plot of attention: each takes a fifth of a second
 LIKELIEST = 12  # characters in a plot of temperatures
-# Okabe and Ito's colours, for the colour-blind; marks and dashes, for those who print in grey.
-COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "0.5"]
+# Okabe and Ito's colors, for the color-blind; markers and dashes, for prints in gray.
+COLORS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "0.5"]
 MARKERS = ["o", "^", "s", "x", "D", "v", "P", "*"]
 DASHES = ["-", "--", "-.", ":"] * 2
 
@@ -46,12 +46,12 @@ def empty_figure(width, height):
     matplotlib.rcParams["text.parse_math"] = False  # a $ is a character like any other
     matplotlib.rcParams["axes.spines.top"] = matplotlib.rcParams["axes.spines.right"] = False
     matplotlib.rcParams["legend.frameon"] = False
-    # The class itself, not pyplot: no window system, no figure that outlives the picture.
+    # The class itself, not pyplot, which would look for a window system and keep every figure.
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def visible(character):
-    """A character as a label: those that leave no ink become a sign that does."""
+    """A character as a label: a sign for a space or a line end, an escape for other controls."""
     signs = {" ": "␣", "\n": "↵"}
     return signs.get(character, character if character.isprintable() else ascii(character)[1:-1])
 
@@ -60,9 +60,9 @@ def visible(character):
 
 
 def loss_figure(columns, rows, resumes=()):
-    """Both losses over the steps, the gap between them shaded, the learning rate beneath.
+    """Both losses over the steps, the gap between them shaded, and the learning rate below.
 
-    rows: one or more of log.csv, lists in the order of `columns`. resumes: steps of resumes.
+    rows: rows of log.csv, at least one, in the order of `columns`. resumes: steps of resumes.
     """
     table = {name: [row[i] for row in rows] for i, name in enumerate(columns)}
     steps, train_loss, val_loss = table["step"], table["train_loss"], table["val_loss"]
@@ -70,7 +70,7 @@ def loss_figure(columns, rows, resumes=()):
     figure = empty_figure(7, 5)
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     losses.plot(steps, train_loss, color="0.4", linestyle="--", marker=".", label="training")
-    losses.plot(steps, val_loss, color=COLOURS[2], marker=".", label="validation")
+    losses.plot(steps, val_loss, color=COLORS[2], marker=".", label="validation")
     losses.fill_between(steps, train_loss, val_loss, color="0.88", label="the gap between them")
     label = f"best: {val_loss[best]:.4f} at step {steps[best]}"
     losses.plot(steps[best], val_loss[best], "o", mfc="none", mec="k", ms=11, label=label)
@@ -90,15 +90,15 @@ def loss_figure(columns, rows, resumes=()):
 
 
 def draw_loss(columns, rows, file, resumes=()):
-    """Draw loss_figure as a PNG into an open file."""
+    """Write loss_figure() as a PNG into an open file."""
     loss_figure(columns, rows, resumes).savefig(file, format="png", dpi=120)
 
 
 def draw_rates(rates, losses, proposal, file):
-    """Draw loss over learning rate (two lists) as a PNG into an open file, a proposal marked."""
+    """Plot loss over learning rate (two lists), with the proposed rate, as a PNG into a file."""
     figure = empty_figure(7, 4)
     axes = figure.subplots()
-    axes.plot(rates, losses, color=COLOURS[2])
+    axes.plot(rates, losses, color=COLORS[2])
     label = f"proposal: {proposal:.1e}"
     axes.axvline(proposal, color="0.3", linestyle="--", label=label)
     axes.set_xscale("log")
@@ -111,7 +111,7 @@ def draw_rates(rates, losses, proposal, file):
 
 
 def read_log(folder):
-    """Four columns of a run's log.csv: lists of numbers, by name. Raises UserError."""
+    """Four columns of a run's log.csv as {name: list of numbers}. Raises UserError."""
     path = Path(folder) / "log.csv"
     columns = {"step": [], "seconds": [], "train_loss": [], "val_loss": []}
     try:
@@ -129,12 +129,12 @@ def read_log(folder):
 
 
 def runs_figure(logs):
-    """The losses of several runs over steps and over seconds. logs: by name, read_log's."""
+    """The losses of several runs over steps and over seconds. logs: {name: read_log(name)}."""
     figure = empty_figure(10, 5)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, unit in zip(panels, ("step", "seconds"), strict=True):
         for i, (name, log) in enumerate(logs.items()):
-            look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
+            look = {"color": COLORS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
             label = f"{name}: {min(log['val_loss']):.4f}"
             axes.plot(log[unit], log["val_loss"], markersize=4, label=label, **look)
             axes.plot(log[unit], log["train_loss"], markersize=2, linewidth=0.6, **look)
@@ -152,10 +152,11 @@ def runs_figure(logs):
 
 @torch.no_grad()
 def attention_weights(network, idx):
-    """How much each head of each layer takes from where: (n_layer, n_head, T, T).
+    """The attention weights of each head of each layer: (n_layer, n_head, T, T).
 
-    Row t is the character that looks, column s the one looked at; a row sums to 1. idx: (1, T).
-    network: a GPT in eval mode with attention "written_out", as the fused kernel keeps no weights.
+    Row t belongs to the character that looks, column s to the one looked at; a row sums to 1.
+    idx: (1, T). network: a GPT in eval mode with attention "written_out", since the fused kernel
+    does not keep the weights.
     """
     layers = []
 
@@ -171,14 +172,14 @@ def attention_weights(network, idx):
 
 
 def attention_figure(weights, prompt):
-    """A heat map a head, layers downwards, heads across. weights: (n_layer, n_head, T, T)."""
+    """A heat map per head: a row per layer. weights: (n_layer, n_head, T, T)."""
     from matplotlib.colors import PowerNorm
 
     n_layer, n_head, T, _ = weights.shape
-    inches = max(1.5, 0.115 * T)  # a heat map's: a character takes as much as its label
+    inches = max(1.5, 0.115 * T)  # of a heat map: a cell is as high as its label
     figure = empty_figure(n_head * (inches + 0.25) + 1, n_layer * (inches + 0.45) + 0.5)
     panels = figure.subplots(n_layer, n_head, squeeze=False)
-    shade = PowerNorm(0.5, 0, 1)  # the root: what is spread over many would else look like nothing
+    shade = PowerNorm(0.5, 0, 1)  # the square root: else small weights could not be seen
     labels = [visible(character) for character in prompt]
     for layer, head in np.ndindex(n_layer, n_head):
         axes = panels[layer, head]
@@ -198,7 +199,7 @@ KINDS = ["vowels", "consonants", "capitals", "punctuation, digits, others"]
 
 
 def kind_of(character):
-    """The one of KINDS that a character belongs to; accents change nothing."""
+    """The one of KINDS that a character belongs to, whatever its accents."""
     plain = unicodedata.normalize("NFD", character)[0]
     if plain in "aeiou":
         return "vowels"
@@ -208,9 +209,9 @@ def kind_of(character):
 
 
 def principal_components(vectors):
-    """The plane in which the rows of vectors (V, C) differ most, V and C at least 2.
+    """The rows of vectors (V, C) in the plane in which they differ most; V and C at least 2.
 
-    Returns their places in it (V, 2), and the share of the variance along each axis (2,).
+    Returns their positions (V, 2), and the fraction of the variance along each axis (2,).
     Source: Pearson 1901, https://doi.org/10.1080/14786440109462720.
     """
     centred = vectors - vectors.mean(axis=0)
@@ -219,33 +220,35 @@ def principal_components(vectors):
 
 
 def embeddings_figure(vectors, vocab):
-    """The characters of vocab at the places that principal_components gives their vectors."""
-    places, shares = principal_components(vectors)
+    """The characters of vocab at the positions that principal_components() gives their vectors."""
+    positions, fractions = principal_components(vectors)
     figure = empty_figure(9, 8)
     axes = figure.subplots()
-    for kind, marker, colour in zip(KINDS, MARKERS, COLOURS, strict=False):
+    for kind, marker, color in zip(KINDS, MARKERS, COLORS, strict=False):
         members = [i for i, character in enumerate(vocab) if kind_of(character) == kind]
-        axes.scatter(*places[members].T, marker=marker, color=colour, s=20, label=kind)
+        axes.scatter(*positions[members].T, marker=marker, color=color, s=20, label=kind)
     for i, character in enumerate(vocab):
-        steps = places[i] - np.delete(places, i, axis=0)  # (V - 1, 2): from all others to here
+        steps = positions[i] - np.delete(
+            positions, i, axis=0
+        )  # (V - 1, 2): from all others to here
         away = (steps / (1e-9 + np.linalg.norm(steps, axis=1, keepdims=True) ** 3)).sum(axis=0)
         offset = 9 * away / (1e-9 + np.linalg.norm(away))  # where there is most room for a label
         spot = {"xytext": offset, "textcoords": "offset points", "ha": "center", "va": "center"}
-        axes.annotate(visible(character), places[i], **spot)
+        axes.annotate(visible(character), positions[i], **spot)
     axes.set_aspect("equal", adjustable="datalim")  # what looks near is near
-    axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the variance)")
-    axes.set_ylabel(f"second ({shares[1]:.0%})")
+    axes.set_xlabel(f"first principal component ({fractions[0]:.0%} of the variance)")
+    axes.set_ylabel(f"second ({fractions[1]:.0%})")
     figure.legend(loc="outside upper center", ncols=4)
     return figure
 
 
 def entropy(probabilities):
-    """How open a choice is, in bits: log2 n among n that are as likely. (..., V) -> (...)."""
+    """The entropy in bits: log2(n) for n equal probabilities. (..., V) -> (...)."""
     return torch.special.entr(probabilities).sum(-1) / math.log(2)
 
 
 def temperature_figure(logits, vocab, prompt, temperatures):
-    """The next character's probabilities at each temperature, side by side. logits: (1, V)."""
+    """The probabilities of the next character at each temperature. logits: (1, V)."""
     likeliest = logits[0].topk(min(LIKELIEST, len(vocab))).indices  # (<= LIKELIEST,)
     labels = [visible(vocab[i]) for i in likeliest] + ["all others"]
     figure = empty_figure(max(5, 2 * len(temperatures)), 4)
@@ -272,15 +275,15 @@ def temperature_figure(logits, vocab, prompt, temperatures):
 
 def read_options(arguments):
     """The command line as a namespace; raises UserError where a value makes no sense."""
-    parser = Parser(prog="plots.py", description="Draw what a network has learned, and how.")
-    pictures = parser.add_subparsers(dest="picture", metavar="PICTURE", required=True)
+    parser = Parser(prog="plots.py", description="Plot what a network has learned, and how.")
+    pictures = parser.add_subparsers(dest="picture", metavar="PLOT", required=True)
     attention = pictures.add_parser("attention", help="where each head of each layer looks")
     embeddings = pictures.add_parser("embeddings", help="the characters, near those they resemble")
     temperature = pictures.add_parser("temperature", help="what it does to the next character")
     runs = pictures.add_parser("runs", help="several runs' losses, to compare settings")
     runs.add_argument("folders", nargs="+", metavar="RUN", help="a run's folder, as out/NAME")
     for one in (attention, embeddings, temperature):
-        one.add_argument("--out_dir", help="the run to draw (default: the newest under out/)")
+        one.add_argument("--out_dir", help="the run (default: the newest under out/)")
         one.add_argument("--checkpoint", help="the file itself (default: ckpt.pt of that run)")
     for one in (attention, temperature):
         one.add_argument("--start", required=True, help="the prompt, or FILE:path")
@@ -293,11 +296,13 @@ def read_options(arguments):
         place = "current" if one is runs else "run's"
         one.add_argument("--output", help=f"the PNG (default: {name}.png in the {place} folder)")
 
-    # Again with the picture's own parser, which knows what to suggest for a misspelt option.
+    # Once more with the plot's own parser, which can suggest an option for a misspelled one.
     picture = parser.parse_known_args(arguments)[0].picture
     options = pictures.choices[picture].parse_args(arguments[1:])
-    if picture == "runs" and len(options.folders) > len(COLOURS):
-        raise UserError(f"{len(options.folders)} runs are too many: {len(COLOURS)} look different")
+    if picture == "runs" and len(options.folders) > len(COLORS):
+        raise UserError(
+            f"{len(options.folders)} runs are too many: {len(COLORS)} can be told apart"
+        )
     return options
 
 
@@ -309,7 +314,7 @@ def figure_of_network(options, checkpoint):
         if config.network == "bigram":
             raise UserError("a bigram network has no embeddings, only a table of pairs")
         if min(config.vocab_size, config.n_embd) < 2:
-            raise UserError("a plane takes 2 characters or more, of 2 numbers or more each")
+            raise UserError("a plane needs at least 2 characters and an n_embd of at least 2")
         return embeddings_figure(network.token_embedding.weight.detach().numpy(), tokenizer.vocab)
 
     prompt, idx = read_prompt(options.start, tokenizer)
@@ -318,11 +323,12 @@ def figure_of_network(options, checkpoint):
             logits, _ = network(idx[:, -config.block_size :])  # (1, T) -> (1, T, V)
         return temperature_figure(logits[:, -1], tokenizer.vocab, prompt, options.temperatures)
     if config.network != "gpt":
-        raise UserError(f"only a gpt has attention to show, and this network is {config.network}")
+        raise UserError(f"only a gpt has attention weights, and this network is {config.network}")
     if len(prompt) > min(config.block_size, MOST_CHARACTERS):
         raise UserError(
             f"--start: {len(prompt)} characters are too many: the network reads "
-            f"{config.block_size} at once, and of more than {MOST_CHARACTERS} none could be read"
+            f"{config.block_size} at once, and the labels of more than {MOST_CHARACTERS} would "
+            "overlap"
         )
     if config.n_layer * config.n_head > MOST_HEADS:
         raise UserError(

@@ -24,14 +24,8 @@ import torch
 
 from model import generate, stream
 from prepare_shakespeare import Tokenizer
+from quill import hardware
 from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
-from quill.hardware import (
-    errors_explained,
-    pack_weights,
-    pick_attention,
-    pick_device,
-    pick_dtype,
-)
 from quill.terminal import Parser, UserError, run_main
 
 MOST_TEMPERATURES = 10  # side by side, in text or in a plot
@@ -149,18 +143,18 @@ def main(arguments):
     checkpoint = load_checkpoint(path)
     tokenizer = Tokenizer(checkpoint["vocab"])
     prompt, idx = read_prompt(options.start, tokenizer)
-    device = pick_device(options.device)
-    attention = pick_attention(checkpoint["config"].get("attention", "auto"), device)
+    device = hardware.pick_device(options.device)
+    attention = hardware.pick_attention(checkpoint["config"].get("attention", "auto"), device)
     network = network_from(checkpoint, attention=attention).eval()
-    network = network.to(device, pick_dtype(options.dtype, device))
-    pack_weights(network)
+    network = network.to(device, hardware.pick_dtype(options.dtype, device))
+    hardware.pack_weights(network)
     progress = checkpoint["progress"]
     about = f"validation loss {progress['best_val_loss']:.4f}, step {progress['step']}"
     source = checkpoint["source"]
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     started = time.monotonic()
-    with errors_explained():
+    with hardware.errors_explained():
         write(network, tokenizer, prompt, idx.to(device), options)
     seconds = time.monotonic() - started
     tokens = len(options.temperatures or range(options.num_samples)) * options.max_new_tokens

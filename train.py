@@ -31,15 +31,7 @@ from quill.dataset import Tokens, open_dataset
 from quill.muon import Muon
 from quill.processes import RANK, WORLD
 from quill.settings import parse_command_line
-from quill.terminal import (
-    UserError,
-    conclude,
-    describe_loss,
-    introduce,
-    locked,
-    run_main,
-    show,
-)
+from quill.terminal import UserError, conclude, describe_loss, introduce, locked, run_main, show
 from sample import read_prompt
 
 # --- A batch: windows of the text -------------------------------------------------------------
@@ -47,10 +39,8 @@ from sample import read_prompt
 
 def training_windows(run):
     """A step's sequences, each with the character that follows it: (N, block_size + 1) token ids,
-    where N is batch_size * gradient_accumulation_steps.
-
-    They follow from the seed and the step alone, so a resumed run draws the same ones.
-    """
+    N = batch_size * gradient_accumulation_steps. They follow from the seed and the step alone, so
+    a resumed run draws the same ones."""
     config, tokens = run.config, run.data["train"]
     generator = np.random.default_rng([config.seed, run.progress.step])
     count = config.batch_size * config.gradient_accumulation_steps
@@ -245,7 +235,7 @@ SAMPLE_LENGTH = 100  # characters: two or three lines
 
 def evaluate(run, rate):
     """Measure both losses, save the weights if they are the best so far, and save the run. Returns
-    the lines to print: what is measured is on the disk before anybody has to read it.
+    the lines to print, which may take as long as the reader likes: all is saved by then.
 
     Validation covers its whole split in order, so the same weights give the same digits. The
     training loss is an estimate from eval_iters batches of windows, spread evenly over the text.
@@ -346,12 +336,10 @@ def train(run, stop):
 
 
 def check_step(run, norm):
-    """Raise UserError if a gradient's norm (a tensor of one number) shows that a run diverges. In
-    float16 some infinite ones are normal, and the scaler skips them; but not all of them."""
-    if not run.scaler.is_enabled():
-        check_finite(run, norm.item())
-    elif run.scaler.get_scale() < 1:  # halved with each step that was skipped, from 65,536 on
-        check_finite(run, math.inf)
+    """Raise UserError if a gradient's norm (a tensor of one number) shows that a run diverges."""
+    if run.scaler.is_enabled():  # float16: it skips infinite gradients, and halves its scale
+        norm = math.inf if run.scaler.get_scale() < 1 else 0.0
+    check_finite(run, norm)
 
 
 def check_finite(run, number):
@@ -372,8 +360,7 @@ def best_test_loss(run):
     """The test loss of the weights that validation chose; None if there is no test split."""
     if "test" not in run.data:
         return None
-    path = run.folder / "ckpt.pt"
-    best = checkpoint.load_checkpoint(path)["weights"] if RANK == 0 else None
+    best = checkpoint.load_checkpoint(run.folder / "ckpt.pt")["weights"] if RANK == 0 else None
     [weights] = processes.from_first_process(best)
     run.network.load_state_dict(weights)
     return mean_loss(run, "test", split_starts(run, "test"))

@@ -372,7 +372,7 @@ def test_without_matplotlib_it_says_how_to_get_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "PICTURE"),
+        ([], "PLOT"),
         (["atention"], "'atention'"),
         (["attention"], "--start"),
         (["attention", "--start=a", "--outdir=x"], "did you mean '--out_dir'"),
