@@ -9,6 +9,9 @@ writes a PNG: about the newest run under out/ or about --out_dir, into its folde
 runs, into the current folder. train.py plots a run's losses, loss.png, at each evaluation.
 """
 
+from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
+from quill.terminal import Parser, UserError, replacing, run_main
+
 import csv
 import importlib.util
 import math
@@ -20,8 +23,6 @@ import torch
 
 from model import next_probabilities
 from prepare_shakespeare import Tokenizer
-from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
-from quill.terminal import Parser, UserError, replacing, run_main
 from sample import read_prompt, temperatures
 
 MOST_CHARACTERS = 40  # in a plot of attention: more could not be read

@@ -10,6 +10,18 @@ vocabulary and the source of the text). A character's id is its index in the sor
 The text is read in pieces, first for the vocabulary and then for the ids: memory stays the same.
 """
 
+from quill.dataset import (
+    CHUNK,
+    LARGEST_VOCABULARY,
+    SPLITS,
+    check_vocabulary,
+    checksum_of,
+    listed,
+    load_meta,
+    sha256_of,
+)
+from quill.terminal import OWN, Parser, UserError, locked, run_main, sync_folder
+
 import hashlib
 import json
 import os
@@ -22,18 +34,6 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 import numpy as np
-
-from quill.dataset import (
-    CHUNK,
-    LARGEST_VOCABULARY,
-    SPLITS,
-    check_vocabulary,
-    checksum_of,
-    listed,
-    load_meta,
-    sha256_of,
-)
-from quill.terminal import OWN, Parser, UserError, locked, run_main, sync_folder
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # of that file

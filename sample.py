@@ -10,6 +10,10 @@ text. Below 1, the temperature makes likely characters likelier; above 1, all be
 the likeliest is always taken.
 """
 
+from quill import hardware
+from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
+from quill.terminal import Parser, UserError, run_main
+
 import argparse
 import math
 import shutil
@@ -24,9 +28,6 @@ import torch
 
 from model import generate, stream
 from prepare_shakespeare import Tokenizer
-from quill import hardware
-from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
-from quill.terminal import Parser, UserError, run_main
 
 MOST_TEMPERATURES = 10  # side by side, in text or in a plot
 

@@ -7,6 +7,11 @@
 The settings are train.py's. `python train.py RECIPE --eval_only` measures a finished run.
 """
 
+from quill.hardware import errors_explained
+from quill.processes import WORLD
+from quill.settings import parse_command_line
+from quill.terminal import Parser, UserError, introduce, replacing, run_main, show
+
 import math
 import statistics
 import sys
@@ -18,10 +23,6 @@ import torch
 
 import plots
 import train
-from quill.hardware import errors_explained
-from quill.processes import WORLD
-from quill.settings import parse_command_line
-from quill.terminal import Parser, UserError, introduce, replacing, run_main, show
 
 try:
     import resource

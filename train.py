@@ -10,6 +10,13 @@ From here to main(), everything stands in the order in which it happens: a batch
 of a step, the optimizers, one step, the loss on the validation split, and the loop around them.
 """
 
+from quill import checkpoint, hardware, processes
+from quill.dataset import Tokens, open_dataset
+from quill.muon import Muon
+from quill.processes import RANK, WORLD
+from quill.settings import parse_command_line
+from quill.terminal import UserError, conclude, describe_loss, introduce, locked, run_main, show
+
 import contextlib
 import math
 import shlex
@@ -26,12 +33,6 @@ from torch.nn.parallel import DistributedDataParallel
 import plots
 from model import generate
 from prepare_shakespeare import Tokenizer
-from quill import checkpoint, hardware, processes
-from quill.dataset import Tokens, open_dataset
-from quill.muon import Muon
-from quill.processes import RANK, WORLD
-from quill.settings import parse_command_line
-from quill.terminal import UserError, conclude, describe_loss, introduce, locked, run_main, show
 from sample import read_prompt
 
 # --- A batch: windows of the text -------------------------------------------------------------

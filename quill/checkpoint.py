@@ -7,6 +7,11 @@ A checkpoint holds tensors and plain values only, its vocabulary and its setting
 enough to sample from, on a machine without the data.
 """
 
+from quill.dataset import check_vocabulary, listed
+from quill.muon import Muon
+from quill.settings import PER_CALL, SETTINGS, Config, checked
+from quill.terminal import UserError, replacing, show
+
 import csv
 import io
 import math
@@ -19,10 +24,6 @@ import torch
 
 from ancestors import build
 from model import NetworkConfig
-from quill.dataset import check_vocabulary, listed
-from quill.muon import Muon
-from quill.settings import PER_CALL, SETTINGS, Config, checked
-from quill.terminal import UserError, replacing, show
 
 FORMAT = 3  # of a checkpoint; raised when an older program could not read a newer file
 READABLE = (2, 3)  # 2 lacks settings that came later: their defaults change nothing

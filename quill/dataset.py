@@ -4,13 +4,13 @@ train.bin, val.bin and test.bin hold token ids (uint16, little-endian, no header
 meta.json holds the vocabulary, the source of the text, and checksums.
 """
 
+from quill.terminal import UserError
+
 import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
-
-from quill.terminal import UserError
 
 META = {"vocab": str, "source": str, "sha256": str, "characters": int, "tokens": dict}
 SPLITS = ["train", "val", "test"]  # in the order in which they divide the text

@@ -1,6 +1,8 @@
 """Device and dtype, and what makes this machine fast: it is swapped in, so the network and the
 training loop need not know it."""
 
+from quill.terminal import UserError
+
 import contextlib
 import inspect
 import time
@@ -8,8 +10,6 @@ import time
 import torch
 import torch.nn as nn
 from torch.optim import AdamW, Optimizer
-
-from quill.terminal import UserError
 
 
 def pick_device(name="auto"):

@@ -1,13 +1,13 @@
 """Several processes as one run, started by torchrun, and the signals that end a run."""
 
+from quill.terminal import BROKEN_PIPE, Output, UserError, has_reader
+
 import os
 import signal
 
 import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
-
-from quill.terminal import BROKEN_PIPE, Output, UserError, has_reader
 
 numbers = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
 IN_GROUP = all(number.isdecimal() for number in numbers)

@@ -8,6 +8,8 @@ It is parsed and checked, never executed: a recipe from a stranger cannot run co
 starts from the defaults below, then applies the recipe, then the command line.
 """
 
+from quill.terminal import Parser, UserError, did_you_mean, show
+
 import argparse
 import ast
 import contextlib
@@ -16,8 +18,6 @@ import reprlib
 import warnings
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-
-from quill.terminal import Parser, UserError, did_you_mean, show
 
 
 def setting(default, meaning, choices="", low=-math.inf, high=math.inf, below=math.inf):

@@ -32,14 +32,15 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import train  # noqa: E402 (the path comes first)
-from ancestors import build  # noqa: E402
-from model import NetworkConfig, generate  # noqa: E402
 from quill.checkpoint import NETWORK_SETTINGS  # noqa: E402
 from quill.dataset import checksum_of, load_meta  # noqa: E402
 from quill.hardware import pack_weights, pick_attention, pick_device, pick_dtype  # noqa: E402
 from quill.settings import parse_command_line  # noqa: E402
 from quill.terminal import UserError, keep_freed_memory, run_main  # noqa: E402
+
+import train  # noqa: E402 (the path comes first)
+from ancestors import build  # noqa: E402
+from model import NetworkConfig, generate  # noqa: E402
 from studies import flops_per_token  # noqa: E402
 
 CUDA = torch.cuda.is_available()

@@ -33,15 +33,16 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import plots  # noqa: E402 (the path comes first)
-import prepare_shakespeare  # noqa: E402
-import train  # noqa: E402
-from model import generate  # noqa: E402
 from quill import hardware  # noqa: E402
 from quill.checkpoint import load_checkpoint, network_from  # noqa: E402
 from quill.dataset import open_dataset  # noqa: E402
 from quill.settings import parse_command_line  # noqa: E402
 from quill.terminal import UserError  # noqa: E402
+
+import plots  # noqa: E402 (the path comes first)
+import prepare_shakespeare  # noqa: E402
+import train  # noqa: E402
+from model import generate  # noqa: E402
 
 STEPS = 120
 # A checkpoint after each step: many of the kills hit the moment in which one is written.

@@ -1,5 +1,10 @@
 """quill/checkpoint.py: damaged or foreign files are refused, and no run is overwritten."""
 
+from quill import checkpoint, hardware
+from quill.checkpoint import SHAPE, load_checkpoint, network_from
+from quill.settings import PER_CALL, SETTINGS, parse_command_line
+from quill.terminal import OWN, UserError, locked
+
 import math
 import os
 import shutil
@@ -13,10 +18,6 @@ from conftest import IMPOSSIBLE, TINY, stop_at
 
 import prepare_shakespeare
 import train
-from quill import checkpoint, hardware
-from quill.checkpoint import SHAPE, load_checkpoint, network_from
-from quill.settings import PER_CALL, SETTINGS, parse_command_line
-from quill.terminal import OWN, UserError, locked
 
 
 @pytest.fixture

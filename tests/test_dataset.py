@@ -1,5 +1,8 @@
 """quill/dataset.py: a prepared dataset is read as it was written, and damage is refused by name."""
 
+from quill.dataset import open_dataset
+from quill.terminal import UserError
+
 import json
 from pathlib import Path
 
@@ -9,8 +12,6 @@ from conftest import TINY, tiny_run
 
 import prepare_shakespeare
 import train
-from quill.dataset import open_dataset
-from quill.terminal import UserError
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\n" * 20
 

@@ -1,5 +1,10 @@
 """quill/hardware.py: what is faster computes the same, and auto picks what is faster."""
 
+from quill import hardware
+from quill.checkpoint import load_checkpoint
+from quill.hardware import FastDropout, pack_weights, pick_attention, speed_up_training
+from quill.terminal import UserError
+
 import math
 import os
 import subprocess
@@ -11,10 +16,6 @@ from conftest import ROOT, TINY, random_ids, small_network, tiny_run
 from torch import nn
 
 import train
-from quill import hardware
-from quill.checkpoint import load_checkpoint
-from quill.hardware import FastDropout, pack_weights, pick_attention, speed_up_training
-from quill.terminal import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -72,9 +73,10 @@ def test_an_error_of_memory_or_of_another_process_is_explained(message, told):
         raise RuntimeError(message)
 
 
-def test_any_other_error_passes_as_it_is():
-    with pytest.raises(RuntimeError, match="^a mistake$"), hardware.errors_explained():
-        raise RuntimeError("a mistake")
+@pytest.mark.parametrize("message", ["a mistake", "CUDA error: an illegal memory access"])
+def test_any_other_error_passes_as_it_is(message):
+    with pytest.raises(RuntimeError, match=f"^{message}$"), hardware.errors_explained():
+        raise RuntimeError(message)
 
 
 # --- Training ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -120,3 +121,13 @@ def test_text_can_be_prepared_trained_on_and_written_without_the_modules_of_unix
     assert "done: 9 steps" in run_without(UNIX, "train", *TINY)
     assert len(run_without(UNIX, "sample", "--max_new_tokens=20")) > 20
     assert "the whole run" in run_without(UNIX, "studies", "dry_run", *TINY)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(name):
+    quill = "import quill, signal, sys; import os; os.kill(os.getpid(), signal.SIGINT)"
+    first = next(line for line in PATHS[name].read_text().splitlines() if "import " in line)
+    assert first.startswith(("import quill", "from quill"))  # before what takes long to import
+    ended = subprocess.run([sys.executable, "-c", quill], capture_output=True, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")

@@ -1,12 +1,12 @@
 """quill/muon.py: its steps are those of the paper, and of torch.optim.Muon."""
 
+from quill.muon import ITERATIONS, Muon, nearly_orthogonal
+
 import math
 
 import numpy as np
 import pytest
 import torch
-
-from quill.muon import ITERATIONS, Muon, nearly_orthogonal
 
 SHAPES = [(12, 12), (48, 12), (12, 48)]
 

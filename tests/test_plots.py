@@ -1,5 +1,8 @@
 """The plots: the numbers that they show, that they can be drawn, and what is refused."""
 
+from quill.checkpoint import load_checkpoint, network_from
+from quill.terminal import UserError
+
 import csv
 import io
 import math
@@ -18,8 +21,6 @@ import train
 from ancestors import build
 from model import NetworkConfig, next_probabilities
 from prepare_shakespeare import Tokenizer
-from quill.checkpoint import load_checkpoint, network_from
-from quill.terminal import UserError
 
 pytest.importorskip("matplotlib")
 

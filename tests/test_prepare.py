@@ -1,5 +1,8 @@
 """prepare_shakespeare.py: what it writes, where it gets the text, and how it refuses."""
 
+from quill.dataset import open_dataset
+from quill.terminal import OWN, UserError, locked, run_main
+
 import contextlib
 import hashlib
 import json
@@ -23,8 +26,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prepare_shakespeare as prepare
-from quill.dataset import open_dataset
-from quill.terminal import OWN, UserError, locked, run_main
 
 SCRIPT = Path(prepare.__file__)
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\n" * 20

@@ -1,5 +1,10 @@
 """quill/processes.py: several processes are one run, with one voice and no hang; and signals."""
 
+from quill import processes
+from quill.checkpoint import load_checkpoint
+from quill.processes import StopRequest, batch_per_process
+from quill.terminal import UserError
+
 import os
 import shutil
 import signal
@@ -14,10 +19,6 @@ from conftest import ROOT, TINY, log_rows, stop_at, tiny_run
 
 import prepare_shakespeare
 import train
-from quill import processes
-from quill.checkpoint import load_checkpoint
-from quill.processes import StopRequest, batch_per_process
-from quill.terminal import UserError
 
 needs_torchrun = pytest.mark.skipif(
     sys.platform != "linux" or not torch.distributed.is_available(), reason="torchrun on Linux"

@@ -1,5 +1,8 @@
 """Sampling: what goes where, what the seed fixes, and what is refused."""
 
+from quill.checkpoint import load_checkpoint
+from quill.terminal import UserError
+
 import os
 import shutil
 import subprocess
@@ -12,8 +15,6 @@ from conftest import ROOT
 
 import sample
 from prepare_shakespeare import Tokenizer
-from quill.checkpoint import load_checkpoint
-from quill.terminal import UserError
 
 
 def written(capsys, *arguments):

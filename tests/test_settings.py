@@ -1,5 +1,8 @@
 """quill/settings.py: what sets a run's settings, and how mistakes are named."""
 
+from quill.settings import SETTINGS, Config, checked, parse_command_line
+from quill.terminal import UserError
+
 import contextlib
 import dataclasses
 import io
@@ -11,9 +14,6 @@ import pytest
 from conftest import IMPOSSIBLE, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-
-from quill.settings import SETTINGS, Config, checked, parse_command_line
-from quill.terminal import UserError
 
 SHIPPED = sorted(ROOT.glob("config/*.py"))
 by_setting = pytest.mark.parametrize("entry", SETTINGS.values(), ids=SETTINGS)
@@ -325,6 +325,8 @@ def test_what_is_no_file_is_refused_by_name(path):
         (["--n_layer=4.0"], "n_layer must be a whole number, not '4.0'"),
         (["--n_layer="], "n_layer must be a whole number, not ''"),
         (["--n_layer=0"], "n_layer must be at least 1, not 0"),
+        (["--max_iters=1000000000000000000"], "max_iters must be at most 10000000000, not 1"),
+        (["--batch_size=10000000000"], "batch_size must be at most 1048576, not 1"),
         (["--n_layer", "-1"], "n_layer must be at least 1, not -1"),
         (["--seed=9223372036854775808"], "seed must be below 2**63"),
         (["--seed=1" + "0" * 310], "seed must be"),

@@ -1,5 +1,8 @@
 """Checks around a run: the dry run, one memorized batch, the learning-rate finder, evaluation."""
 
+from quill.checkpoint import load_checkpoint
+from quill.terminal import UserError
+
 import hashlib
 import math
 from pathlib import Path
@@ -14,8 +17,6 @@ import studies
 import train
 from ancestors import build
 from model import NetworkConfig
-from quill.checkpoint import load_checkpoint
-from quill.terminal import UserError
 
 NETWORKS = {
     "bigram": ["--network=bigram"],

@@ -1,5 +1,8 @@
 """quill/terminal.py: how programs end, what they say, and how files are replaced."""
 
+from quill import terminal
+from quill.terminal import Parser, UserError, replacing, run_main, show
+
 import os
 import signal
 import stat
@@ -8,9 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from quill import terminal
-from quill.terminal import Parser, UserError, replacing, run_main, show
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,10 @@
 """Training: the schedule, the optimizers, the batches, a step, evaluation, and a whole run."""
 
+from quill import checkpoint
+from quill.checkpoint import load_checkpoint, network_from
+from quill.settings import Config
+from quill.terminal import UserError
+
 import math
 import signal
 from pathlib import Path
@@ -12,10 +17,6 @@ from conftest import TINY, log_rows, stop_at, tiny_run
 import prepare_shakespeare
 import train
 from model import GPT, NetworkConfig
-from quill import checkpoint
-from quill.checkpoint import load_checkpoint, network_from
-from quill.settings import Config
-from quill.terminal import UserError
 from train import build_optimizers, learning_rate_at, set_learning_rate
 
 # --- The learning rate ------------------------------------------------------------------------
@@ -44,6 +45,10 @@ def test_cosine_is_nanogpts():
         ratio = (step - 10) / 80
         assert rate[step] == pytest.approx(0.1 + 0.5 * (1 + math.cos(math.pi * ratio)) * 0.9)
     assert rate[90:] == pytest.approx([0.1] * 40)
+
+
+def test_without_decay_lr_the_rate_stays_after_the_warm_up_as_in_nanogpt():
+    assert rates(decay_lr=False) == rates(lr_schedule="constant")
 
 
 def test_a_constant_rate_stays_and_no_warm_up_starts_at_the_peak():
