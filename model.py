@@ -24,12 +24,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 INIT_STD = 0.02  # GPT-2's; so small that the first predictions are close to uniform
-WAVELENGTH_BASE = 10000.0  # the slowest angle turns once in about 2 pi * 10000 characters
+WAVELENGTH_BASE = 10000.0  # the slowest pair turns once in at most 2 pi * 10000 characters
 
 
 @dataclass
 class NetworkConfig:
-    """The shape of a network. Raises ValueError, with the reason, if its parts do not fit."""
+    """The settings of a network. Raises ValueError, with the reason, if they do not fit."""
 
     vocab_size: int
     block_size: int = 64
@@ -77,8 +77,8 @@ def position_angles(length, pairs):
 
 
 def rotary_tables(length, head_size):
-    """What rotate() multiplies with, two tensors (length, head_size): the cosines, and the sines
-    with the sign that each half of a pair needs."""
+    """The two factors in rotate(), each (length, head_size): the cosines, and the sines, negative
+    for the first number of each pair."""
     angles = position_angles(length, head_size // 2)  # (length, head_size / 2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
@@ -108,7 +108,7 @@ class KeyValueCache:
     def __init__(self, block_size):
         self.block_size = block_size
         self.length = 0
-        self.previous = {}  # for token_shift: the newest character after each norm, (B, 1, C)
+        self.previous = {}  # for token_shift: {norm: its newest output, (B, 1, C)}
 
     def extend(self, k, v):
         """Append keys and values (B, n_head, T, head_size); returns both for all block_size
@@ -177,7 +177,7 @@ class CausalSelfAttention(nn.Module):
         T, S = q.shape[2], k.shape[2]
         scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)  # (B, n_head, T, S)
         future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
-        scores += future.triu(1 + start)  # the softmax of -inf is a weight of 0
+        scores += future.triu(1 + start)  # softmax turns -inf into a weight of 0
         weights = self.attention_dropout(F.softmax(scores, dim=3))  # (B, n_head, T, S)
         return weights @ v  # (B, n_head, T, S) -> (B, n_head, T, head_size)
 
@@ -248,7 +248,7 @@ class Block(nn.Module):
 
 
 def with_loss(logits, targets):
-    """(logits (B, T, V), the mean cross-entropy of targets (B, T) in nats, or None without)."""
+    """Returns logits (B, T, V) and the mean cross-entropy in nats (None if targets is None)."""
     if targets is None:
         return logits, None
     return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
@@ -276,7 +276,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.token_embedding.weight  # one table reads and writes characters
+        self.lm_head.weight = self.token_embedding.weight  # tied: one matrix for both
         self.initialize()
 
     @torch.no_grad()
@@ -343,9 +343,9 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
         probabilities[:, top_k:] = 0
         probabilities /= probabilities.sum(dim=1, keepdim=True)
     if top_p is not None:
-        likelier = probabilities.cumsum(dim=1) - probabilities  # the sum of those before it
-        likelier[:, 0] = -1  # the likeliest token stays, however small top_p is
-        probabilities[likelier >= top_p] = 0
+        sum_before = probabilities.cumsum(dim=1) - probabilities
+        sum_before[:, 0] = -1  # the likeliest token stays, however small top_p is
+        probabilities[sum_before >= top_p] = 0
         probabilities /= probabilities.sum(dim=1, keepdim=True)
     return torch.zeros_like(probabilities).scatter(1, order, probabilities)
 
@@ -356,9 +356,9 @@ def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None
 
     The first pass reads the last block_size tokens of the prompt and caches their keys and values;
     after that, each pass reads one token. When the cache is full, the newest block_size // 2
-    tokens are read again, as positions 0 and up, and the cache fills up once more. So a token sees
-    between half a window and a whole one, and costs about two passes of one token at most, however
-    long the text grows. A network without a cache reads the last block_size tokens each time.
+    tokens are read again, as positions 0 and up, and the cache fills up once more. So in a long
+    text, a token sees between half a window and a whole one, and costs two one-token passes on
+    average. A network without a cache reads the last block_size tokens each time.
     A `generator` makes the result repeatable.
     """
     block_size = network.config.block_size

@@ -20,7 +20,7 @@ from quill.dataset import (
     load_meta,
     sha256_of,
 )
-from quill.terminal import OWN, Parser, UserError, locked, run_main, sync_folder
+from quill.terminal import TEMPORARY, Parser, UserError, locked, run_main, sync_folder
 
 import hashlib
 import json
@@ -302,7 +302,7 @@ def prepare(source, dataset, fractions, vocab=None):
     """
     folder = Path("data") / dataset
     try:
-        with locked(folder), tempfile.TemporaryDirectory(prefix=OWN, dir=folder) as scratch:
+        with locked(folder), tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=folder) as scratch:
             scratch = Path(scratch)
             text = scratch / "input.txt"
             origin = copy_text(source, folder, text)

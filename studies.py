@@ -217,7 +217,7 @@ def main(arguments):
         raise UserError("studies are for one process: leave torchrun out")
     config.overwrite = True  # nothing is: a study saves no checkpoint
     with errors_explained():
-        run = train.start(config, given)
+        run = train.build_run(config, given)
         introduce(run)
         study(run)
 

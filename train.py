@@ -3,11 +3,11 @@
     python train.py config/shakespeare_cpu.py --max_iters=500     a recipe, and a change to it
     python train.py config/shakespeare_cpu.py --init_from=resume  go on with a run that stopped
 
-writes out/<recipe>/: ckpt.pt (the lowest validation loss so far, what sample.py reads), last.pt
-(what a resume reads), log.csv (a row per evaluation) and loss.png.
+A run writes into out/<recipe>/: ckpt.pt (the weights with the lowest validation loss so far, which
+sample.py reads), last.pt (which a resume reads), log.csv (a row per evaluation) and loss.png.
 
-From here to main(), everything stands in the order in which it happens: a batch, the learning rate
-of a step, the optimizers, one step, the loss on the validation split, and the loop around them.
+From here to main(), everything is in the order in which it happens: a batch, the learning rate of a
+step, the optimizers, one step, the loss on the validation split, and the loop around them.
 """
 
 from quill import checkpoint, hardware, processes
@@ -58,8 +58,8 @@ def tokens_per_step(config):
 
 
 def learning_rate_at(step, config):
-    """AdamW's learning rate in a step: rises to learning_rate in warmup_iters steps, then falls to
-    min_lr at lr_decay_iters (0: at max_iters)."""
+    """AdamW's learning rate: rises to learning_rate in warmup_iters steps, then falls to min_lr at
+    lr_decay_iters (0: at max_iters)."""
     end = config.lr_decay_iters or config.max_iters
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
@@ -87,8 +87,8 @@ def build_optimizers(network, config, dtype):
     """AdamW for all parameters; or Muon for the matrices inside the blocks, AdamW for the rest.
 
     AdamW keeps two running averages for each weight: of the gradient, which gives the direction of
-    its step, and of the squared gradient, by whose root the step is divided. So a weight moves by
-    about the learning rate, whatever the size of its gradients.
+    its step, and of the squared gradient; the step is divided by its square root. So a weight moves
+    by about the learning rate, whatever the size of its gradients.
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
     """
     named = list(network.named_parameters())
@@ -126,8 +126,7 @@ class Run:
     def __init__(self, config, saved, device):
         self.config, self.device = config, device
         self.folder = Path(config.out_dir)
-        # dtype of the forward pass (autocast). Weights stay float32, so small updates are not
-        # rounded away.
+        # Of the forward pass (autocast). Weights stay float32: small updates are not rounded away.
         self.dtype = hardware.pick_dtype(config.dtype, device)
         self.batch_per_process = processes.batch_per_process(config.batch_size)
 
@@ -155,7 +154,7 @@ class Run:
         self.fine_tuning = origin not in ("scratch", "resume") and self.progress.step == 0
 
     def autocast(self):
-        """The context in which a forward pass computes in the run's dtype."""
+        """The context in which a forward pass computes in dtype."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
@@ -165,10 +164,10 @@ class Run:
 def train_step(run, forward, windows):
     """One step of gradient descent on training_windows().
 
-    `forward` is run.network, possibly compiled or wrapped for several processes, of which each
-    takes an equal part of every batch. Returns this process's mean loss in nats and the norm of
-    the gradient before clipping, as tensors: reading them would make a GPU wait. If the norm is
-    not finite, the weights stay as they are.
+    `forward` is run.network, possibly compiled, or wrapped for several processes. Each process
+    takes an equal part of a batch. Returns this process's mean loss in nats and the norm of the
+    gradient before clipping, as tensors: reading them would make a GPU wait. If the norm is not
+    finite, the weights stay as they are.
     """
     config, scaler = run.config, run.scaler
     for optimizer in run.optimizers:
@@ -177,7 +176,7 @@ def train_step(run, forward, windows):
     batches = windows.split(config.batch_size)  # (batch_size, block_size + 1) each
     for number, batch in enumerate(batches, start=1):
         batch = batch.split(run.batch_per_process)[RANK]  # (batch_size / WORLD, block_size + 1)
-        accumulating = WORLD > 1 and number < len(batches)  # the processes average only once
+        accumulating = WORLD > 1 and number < len(batches)  # average once, at the end
         with run.autocast(), forward.no_sync() if accumulating else contextlib.nullcontext():
             _, loss = forward(batch[:, :-1], batch[:, 1:])
             loss = loss / config.gradient_accumulation_steps
@@ -221,11 +220,11 @@ def mean_loss(run, split, starts):
     batches = list(evaluation_batches(run.data[split], starts, run.config.block_size))
     losses = torch.zeros(len(batches), device=run.device)
     for i in range(RANK, len(batches), WORLD):  # each process takes every WORLD-th batch
-        windows = run.data[split].windows(*batches[i])  # (B, block_size + 1)
+        windows = run.data[split].windows(*batches[i])  # (B, length <= block_size + 1)
         with run.autocast():
             _, losses[i] = run.network(windows[:, :-1], windows[:, 1:])
     run.network.train()
-    counts = [len(starts) * (length - 1) for starts, length in batches]
+    counts = [len(rows) * (length - 1) for rows, length in batches]
     return float(np.average(processes.summed(losses).tolist(), weights=counts))
 
 
@@ -235,8 +234,8 @@ SAMPLE_LENGTH = 100  # characters: two or three lines
 
 
 def evaluate(run, rate):
-    """Measure both losses, save the weights if they are the best so far, and save the run. Returns
-    the lines to print, which may take as long as the reader likes: all is saved by then.
+    """Measure both losses, and save the run, and its weights if they are the best so far. Returns
+    the lines to print: all files are written before that, because printing can block.
 
     Validation covers its whole split in order, so the same weights give the same digits. The
     training loss is an estimate from eval_iters batches of windows, spread evenly over the text.
@@ -268,10 +267,9 @@ def evaluate(run, rate):
 def short_sample(run):
     """A few lines that the network generates now."""
     _, idx = read_prompt(None, run.tokenizer)  # (1, 1)
-    generator = torch.Generator(run.device).manual_seed(0)
+    settings = {"temperature": 0.8, "generator": torch.Generator(run.device).manual_seed(0)}
     run.network.eval()
     with run.autocast():
-        settings = {"temperature": 0.8, "generator": generator}
         idx = generate(run.network, idx.to(run.device), SAMPLE_LENGTH, **settings)
     run.network.train()
     return run.tokenizer.decode(idx[0].cpu()).strip()
@@ -292,7 +290,7 @@ def train(run, stop):
             show(line)
 
     started = time.monotonic() - progress.seconds
-    log_step, log_time, worst_norm = progress.step, time.monotonic(), torch.tensor(0.0)
+    log_step, log_time, largest_norm = progress.step, time.monotonic(), torch.tensor(0.0)
     while progress.step < config.max_iters and not stop.signal:
         # Like the batch, dropout's randomness follows from the step; it differs by process.
         torch.manual_seed(config.seed + progress.step + RANK * config.max_iters)
@@ -306,12 +304,12 @@ def train(run, stop):
         log = last or progress.step % config.log_interval == 0
         evaluation = last or progress.step % config.eval_interval == 0
         save = config.checkpoint_interval and progress.step % config.checkpoint_interval == 0
-        # Reading a number costs nothing on a CPU; on a GPU it waits for the device, so do it only
-        # where something is logged or saved.
+        # Reading a loss costs nothing on a CPU; on a GPU it waits for the device, so do it only
+        # when logging or saving.
         read = on_cpu or log or evaluation or save
-        worst_norm = torch.maximum(worst_norm.to(norm.device), norm)
+        largest_norm = torch.maximum(largest_norm.to(norm.device), norm)
         if read:
-            check_step(run, worst_norm)
+            check_step(run, largest_norm)
         if read or WORLD == 1:
             stop.synchronize(run.device)
         lines = []
@@ -329,22 +327,23 @@ def train(run, stop):
             lines += evaluate(run, rate)
             log_step, log_time = progress.step, time.monotonic()
         elif save or stop.signal:
+            # Tried on one window, so that broken weights do not replace last.pt.
             check_finite(run, mean_loss(run, "val", split_starts(run, "val")[:1]))
             if RANK == 0:
                 checkpoint.save_for_resume(run)
-        for line in lines:  # last: a reader who is slow, or gone, finds the step saved
+        for line in lines:  # printed after any save, since printing can block or fail
             show(line, passing=line.startswith("step"))
 
 
 def check_step(run, norm):
     """Raise UserError if a gradient's norm (a tensor of one number) shows that a run diverges."""
-    if run.scaler.is_enabled():  # float16: it skips infinite gradients, and halves its scale
+    if run.scaler.is_enabled():  # in float16 it skips infinite gradients and halves its scale
         norm = math.inf if run.scaler.get_scale() < 1 else 0.0
     check_finite(run, norm)
 
 
 def check_finite(run, number):
-    """Raise UserError unless a number, from which a diverging run can be told, is finite."""
+    """Raise UserError if a loss or a gradient norm is not finite: the run has diverged."""
     if not math.isfinite(number):
         kept = f"; the best weights so far are in {run.folder / 'ckpt.pt'}"
         raise UserError(
@@ -367,7 +366,7 @@ def best_test_loss(run):
     return mean_loss(run, "test", split_starts(run, "test"))
 
 
-def start(config, given):
+def build_run(config, given):
     """The Run that the settings ask for. Raises UserError."""
     saved = checkpoint.starting_point(config, given) if RANK == 0 else None
     config, saved = processes.from_first_process(config, saved)
@@ -381,7 +380,7 @@ def start(config, given):
 def train_and_save(config, given):
     """Train in a folder that no other process writes into."""
     with locked(Path(config.out_dir)) if RANK == 0 else contextlib.nullcontext():
-        run = start(config, given)
+        run = build_run(config, given)
         stop = processes.StopRequest()
         introduce(run)
         if RANK == 0:
@@ -400,7 +399,7 @@ def train_and_save(config, given):
 
 def print_losses(config, given):
     """Print the loss of every split, for the run's best checkpoint."""
-    run = start(config, given)
+    run = build_run(config, given)
     introduce(run)
     for split in run.data:
         loss = mean_loss(run, split, split_starts(run, split))

@@ -1,4 +1,4 @@
-"""A run on disk: saving, validating and finding checkpoints.
+"""A run on disk: saving, checking and finding checkpoints.
 
 out/<run>/ckpt.pt   the weights with the lowest validation loss so far: what sample.py reads
 out/<run>/last.pt   the newest weights and the optimizers' state: what a resume reads
@@ -70,7 +70,7 @@ def load_checkpoint(path):
     except Exception as error:  # a stranger's file can be wrong in any way
         reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
         raise UserError(
-            f"{path} is damaged, or no checkpoint of this program ({reason})"
+            f"{path} is damaged, or not a checkpoint of this program ({reason})"
         ) from error
     return checkpoint
 
@@ -132,7 +132,7 @@ def check_tensors(tensors):
     """Raise ValueError unless {name: tensor} holds finite float32 tensors only."""
     for name, tensor in tensors.items():
         if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
-            raise ValueError(f"{name} is no tensor")
+            raise ValueError(f"{name} is not a tensor")
         if tensor.dtype != torch.float32 or not tensor.is_contiguous():
             raise ValueError(f"{name} should be a contiguous float32 tensor")
         if not tensor.isfinite().all():
@@ -164,7 +164,7 @@ def build_network(settings, weights=None):
             network.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).split("\n")[0][:120]
-        raise UserError(f"no such network: {reason}") from error
+        raise UserError(f"cannot build this network: {reason}") from error
     return network
 
 
@@ -174,7 +174,11 @@ def network_from(checkpoint, **changes):
 
 
 def starting_point(config, given):
-    """The checkpoint to start from, or None. Settings that are not in `given` become its own."""
+    """The checkpoint to start from, or None. Raises UserError.
+
+    Settings that are not in `given` take the checkpoint's values: all of them in a resume and with
+    eval_only, otherwise those of the network's shape.
+    """
     last, best = Path(config.out_dir) / "last.pt", Path(config.out_dir) / "ckpt.pt"
     if config.eval_only and config.init_from in ("scratch", "resume", "auto"):
         config.init_from = str(best)
@@ -186,11 +190,11 @@ def starting_point(config, given):
         config.init_from = "resume" if last.exists() else "scratch"
     resume = config.init_from == "resume"
     new = not (resume or config.overwrite or config.eval_only)
-    # Nothing is lost with a run that ended before its first step.
+    # A run that ended before its first step may be replaced: it has learned nothing.
     if new and (best.exists() or (last.exists() and load_checkpoint(last)["progress"]["step"])):
         raise UserError(
             f"{config.out_dir} already holds a run: --init_from=resume goes on with it, "
-            "--out_dir=out/NAME starts beside it, --overwrite replaces it"
+            "--out_dir=out/NAME starts another one, --overwrite replaces it"
         )
     if config.init_from == "scratch":
         return None
@@ -211,7 +215,7 @@ def starting_point(config, given):
             setattr(config, name, before[name])
         elif fixed:
             was = f"{name} is {new} here but {before[name]} in {path}"
-            raise UserError(f"{was}, where it cannot change")
+            raise UserError(f"{was}; it cannot change: leave it out, or start from scratch")
         elif resume:
             show(f"changed since this run stopped: {name} = {new} (was {before[name]})")
     return checkpoint
@@ -268,7 +272,7 @@ def restore(run, checkpoint):
     if checkpoint.get("threads", threads) != threads:
         show(
             f"this run had {checkpoint['threads']} threads and goes on with {threads}: sums are "
-            "rounded in another order, so the last digits will differ from an undisturbed run's"
+            "rounded in another order, so its last digits differ from those of a run never stopped"
         )
     run.progress = Progress(**checkpoint["progress"])
     run.progress.resumes.append(run.progress.step)

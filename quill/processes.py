@@ -1,6 +1,6 @@
 """Several processes as one run, started by torchrun, and the signals that end a run."""
 
-from quill.terminal import BROKEN_PIPE, Output, UserError, has_reader
+from quill.terminal import BROKEN_PIPE, Output, UserError, can_print_now
 
 import os
 import signal
@@ -69,11 +69,11 @@ def from_first_process(*objects):
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM, a closed terminal or closed output: finish the present step and save. A
+    """Ctrl-C, SIGTERM, a closed terminal or closed output: finish the current step and save. A
     second Ctrl-C stops at once.
 
-    `signal` changes in synchronize() only. A signal that arrives elsewhere in a step takes effect
-    in the next one, so that no process leaves the loop before it has saved, or alone.
+    `signal` changes in synchronize() only. A signal that arrives later takes effect at the next
+    call, so that all processes save and leave the loop together.
     """
 
     def __init__(self):
@@ -88,7 +88,7 @@ class StopRequest:
     def receive(self, number, frame):
         self.received, Output.stopping = number, True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if Output.printing and not has_reader():  # else show() would wait for one forever
+        if Output.printing and not can_print_now():  # else show() would block forever
             raise BlockingIOError("nobody reads standard output")
 
     def synchronize(self, device):

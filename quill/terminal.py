@@ -24,7 +24,7 @@ except ImportError:  # Windows: two processes that write into one folder are not
 # torchrun gives each process a rank. Only the first process prints.
 SILENT = "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
 MOVED = {"dry_run", "overfit_batch", "find_lr"}  # flags of train.py once, now studies.py
-OWN = ".quillgpt-"  # how the names of this program's temporary files begin
+TEMPORARY = ".quillgpt-"  # how the names of temporary files begin
 BROKEN_PIPE = 128 + 13  # exit status of a program that SIGPIPE ends, by the shells' convention
 
 CONTROLS = [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -55,19 +55,21 @@ class Output:
     keep_errors = False  # True from the first step on
     error = None
     printing = False
-    stopping = False  # a signal has arrived: from now on, do not wait for a reader
+    stopping = False  # a signal has arrived: from now on, do not print if that would block
 
 
 def run_main(main):
     """Call `main(arguments)` and turn its errors into one line on standard error.
 
-    Exit status: 0, 1 after a UserError, 128 + its number after a signal (the shells' convention).
+    Exit status: 0 if all went well, 1 after an error, 2 after a wrong option, 128 + n after signal
+    n (the shells' convention).
     """
     keep_freed_memory()
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it, and so do we
         number = getattr(signal, name, None)
         default = number and signal.getsignal(number) is signal.SIG_DFL
-        if default and "WORLD_SIZE" not in os.environ:  # else it may wait for others, deaf to us
+        # Not under torchrun: while a process waits for the others, Python runs no handler.
+        if default and "WORLD_SIZE" not in os.environ:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         set_streams()
@@ -125,9 +127,9 @@ def show(line, passing=False):
     if SILENT or Output.error:
         return
     on_terminal = isinstance(sys.stdout, TerminalStream)
-    Output.printing = True  # from here on, a signal that finds no reader raises
+    Output.printing = True  # a signal may now interrupt a print that blocks
     try:
-        if Output.stopping and not has_reader():
+        if Output.stopping and not can_print_now():
             return
         if on_terminal:
             sys.stdout.erase_line()
@@ -141,8 +143,8 @@ def show(line, passing=False):
         Output.printing = False
 
 
-def has_reader():
-    """Whether standard output takes a line now: not if a pipe is full, or a terminal stopped."""
+def can_print_now():
+    """Whether a line can be printed at once: not if a pipe is full, or a terminal stopped."""
     try:
         return bool(select.select([], [sys.stdout], [], 0)[1])
     except (OSError, ValueError):  # Windows: select is for sockets only
@@ -177,7 +179,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def introduce(run):
-    """Print what is about to be trained, on what text, and where."""
+    """Print a run's text, network and settings."""
     c = run.config
     shape = {
         "bigram": "a table of pairs",
@@ -186,7 +188,7 @@ def introduce(run):
     }[c.network]
     size = sum(parameter.numel() for parameter in run.network.parameters())
     batch = c.batch_size * c.gradient_accumulation_steps
-    show(f"corpus:  {run.meta['source']}")
+    show(f"text:    {run.meta['source']}")
     show(f"         data/{c.dataset}, {run.meta['characters']:,} characters")
     show(f"network: {c.network}, {shape}: {size:,} parameters")
     show(f"run:     {run.folder}, batch {batch}, on {run.device} in {c.dtype}")
@@ -208,7 +210,7 @@ def conclude(run, test_loss):
     show(f"best validation loss: {progress.best_val_loss:.4f}, in {run.folder / 'ckpt.pt'}")
     if test_loss is not None:
         show(f"test loss of those weights: {test_loss:.4f}")
-    show(f"read what it writes:  python sample.py --out_dir={shlex.quote(str(run.folder))}")
+    show(f"to generate text:  python sample.py --out_dir={shlex.quote(str(run.folder))}")
 
 
 @contextlib.contextmanager
@@ -229,7 +231,7 @@ def replacing(path):
             return
         # In the same folder: a rename is atomic only within one file system.
         temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed before the rename)
-            dir=target.parent, prefix=OWN, delete=False
+            dir=target.parent, prefix=TEMPORARY, delete=False
         )
         with temporary:
             yield temporary
@@ -290,7 +292,7 @@ def locked(folder):
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            for leftover in folder.glob(f"{OWN}*"):
+            for leftover in folder.glob(f"{TEMPORARY}*"):
                 if leftover.is_dir() and not leftover.is_symlink():
                     shutil.rmtree(leftover, ignore_errors=True)
                 else:

@@ -371,7 +371,7 @@ def use(path):
         accepted = True
     with contextlib.suppress(UserError), hardware.errors_explained():
         config, given = parse_command_line(["--init_from=resume", f"--out_dir={folder}"])
-        run = train.start(config, given)
+        run = train.build_run(config, given)
         config.max_iters = min(run.progress.step + 1, 2**40)
         train.train_step(run, run.network, train.training_windows(run))
     return accepted

@@ -3,7 +3,7 @@
 from quill import checkpoint, hardware
 from quill.checkpoint import SHAPE, load_checkpoint, network_from
 from quill.settings import PER_CALL, SETTINGS, parse_command_line
-from quill.terminal import OWN, UserError, locked
+from quill.terminal import TEMPORARY, UserError, locked
 
 import math
 import os
@@ -264,6 +264,17 @@ def test_a_run_that_could_not_take_its_first_step_is_in_nobodys_way(workspace, m
     train.main(TINY)
 
 
+def test_a_run_is_saved_before_its_first_step(workspace, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(train, "train_step", lambda *_: 1 / 0)
+        train.main(TINY)
+    assert load_checkpoint("out/run/last.pt")["progress"]["step"] == 0
+    train.main(["--init_from=auto"])
+    train.main([*TINY, "--out_dir=undisturbed"])
+    new, wanted = (load_checkpoint(f"{run}/last.pt") for run in ("out/run", "undisturbed"))
+    assert torch.equal(new["weights"]["norm.weight"], wanted["weights"]["norm.weight"])
+
+
 def test_what_an_overwritten_run_left_never_comes_back(workspace, monkeypatch):
     train.main([*TINY, "--seed=2"])
     old = load_checkpoint("out/run/last.pt")["weights"]
@@ -285,7 +296,8 @@ def test_what_an_overwritten_run_left_never_comes_back(workspace, monkeypatch):
 def test_a_resume_writes_where_it_was_found_and_not_where_it_says(workspace):
     train.main([*TINY, "--out_dir=out/try"])
     Path("out/try").rename("out/tiny")
-    train.main(["--init_from=resume", "--out_dir=out/tiny", "--max_iters=10"])
+    Path("tiny.py").write_text('init_from = "resume"\nmax_iters = 10\n')
+    train.main(["tiny.py"])  # whose folder is out/tiny
     assert not Path("out/try").exists()
     assert load_checkpoint("out/tiny/last.pt")["progress"]["step"] == 10
 
@@ -322,7 +334,7 @@ def groups(run):
 
 def resumed_with(name, value):
     """A train.Run that goes on with out/run, with one setting changed."""
-    return train.start(*parse_command_line(["--init_from=resume", f"--{name}={value}"]))
+    return train.build_run(*parse_command_line(["--init_from=resume", f"--{name}={value}"]))
 
 
 @pytest.mark.parametrize("name", CHANGEABLE)
@@ -363,7 +375,7 @@ def test_every_setting_that_may_not_change_at_a_resume_is_refused(finished, name
     value = others.get(name) or other_value(
         name, load_checkpoint("out/run/last.pt")["config"][name]
     )
-    with pytest.raises(UserError, match=f"{name} is {value} here but .*where it cannot change"):
+    with pytest.raises(UserError, match=f"{name} is {value} here but .*it cannot change"):
         train.main(["--init_from=resume", f"--{name}={value}"])
 
 
@@ -463,7 +475,7 @@ def test_a_second_run_into_a_folder_is_refused_while_the_first_lives(workspace):
 def test_what_a_killed_run_left_half_written_is_cleaned_up_and_nothing_else(workspace):
     folder = Path("out/run")
     (folder / ".mine.tmp").mkdir(parents=True)
-    for name in (f"{OWN}abc", ".last.pt.abc.tmp", "notes.txt"):
+    for name in (f"{TEMPORARY}abc", ".last.pt.abc.tmp", "notes.txt"):
         (folder / name).write_bytes(b"half a checkpoint")
     train.main(TINY)
     left = {path.name for path in folder.iterdir()} - {"ckpt.pt", "last.pt", "log.csv", "loss.png"}

@@ -1,7 +1,7 @@
 """prepare_shakespeare.py: what it writes, where it gets the text, and how it refuses."""
 
 from quill.dataset import open_dataset
-from quill.terminal import OWN, UserError, locked, run_main
+from quill.terminal import TEMPORARY, UserError, locked, run_main
 
 import contextlib
 import hashlib
@@ -735,8 +735,8 @@ def test_a_signal_leaves_an_earlier_dataset_as_it_was_and_nothing_else(number):
 
 def test_what_a_killed_call_left_is_removed_by_the_next_one():
     folder = Path("data/d")
-    (folder / f"{OWN}abc").mkdir(parents=True)
-    write(folder / f"{OWN}abc/input.txt", "half")
+    (folder / f"{TEMPORARY}abc").mkdir(parents=True)
+    write(folder / f"{TEMPORARY}abc/input.txt", "half")
     write(folder / "notes.txt", "mine")
     make(TEXT)
     assert sorted(os.listdir(folder)) == sorted([*FILES, "notes.txt"])

@@ -271,7 +271,10 @@ def test_fine_tuning_goes_on_from_the_weights_with_its_own_schedule(workspace):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--n_embd=10", "--n_head=4"], "no such network: n_embd must be a multiple of n_head"),
+        (
+            ["--n_embd=10", "--n_head=4"],
+            "cannot build this network: n_embd must be a multiple of n_head",
+        ),
         (["--block_size=100000"], "too few for block_size 100000"),
         (["--dataset=nowhere"], "no data/nowhere/meta.json"),
         (["--device=nonsense"], "device 'nonsense' cannot be used here"),
@@ -328,6 +331,20 @@ def test_a_run_that_diverges_ends_in_one_line_and_saves_nothing_of_it(workspace,
     run = tiny_run()
     run.network = network_from(saved)
     assert math.isfinite(train.mean_loss(run, "val", train.split_starts(run, "val")))
+
+
+def test_float16_does_not_train_on_when_every_step_is_skipped(workspace, monkeypatch):
+    run_step = train.train_step
+
+    def overflowing(run, forward, windows):
+        with torch.no_grad():
+            run.network.norm.weight.fill_(1e5)  # beyond float16
+        return run_step(run, forward, windows)
+
+    monkeypatch.setattr(train, "train_step", overflowing)
+    long = ["--dtype=float16", "--max_iters=500", "--eval_interval=500"]
+    with pytest.raises(UserError, match="^step [1-9][0-9]?: the loss or its gradient"):
+        train.main([*TINY, *long])
 
 
 def test_a_run_that_diverges_late_names_the_best_weights(workspace, monkeypatch):
