@@ -18,6 +18,11 @@ sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
+# The programs that the tests start inherit what is ignored here, as it is under nohup or with `&`.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), handler)
+
 TINY = [
     "--dataset=small",
     "--device=cpu",
@@ -92,7 +97,8 @@ def here(trained, tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def signals_as_they_were():
     """train.main() catches Ctrl-C and SIGTERM from then on."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
