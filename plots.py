@@ -81,7 +81,7 @@ def loss_figure(columns, rows, resumes=()):
         losses.axvline(step, color="0.3", linewidth=0.9, linestyle=":", label=label)
         rates.axvline(step, color="0.3", linewidth=0.9, linestyle=":")
     losses.grid(axis="y", color="0.92")
-    losses.set_ylabel("loss (nats a character)")
+    losses.set_ylabel("loss (nats per character)")
     losses.legend()
     rates.set_ylabel("learning rate")
     rates.set_ylim(bottom=0)
@@ -100,12 +100,11 @@ def draw_rates(rates, losses, proposal, file):
     figure = empty_figure(7, 4)
     axes = figure.subplots()
     axes.plot(rates, losses, color=COLORS[2])
-    label = f"proposal: {proposal:.1e}"
-    axes.axvline(proposal, color="0.3", linestyle="--", label=label)
+    axes.axvline(proposal, color="0.3", linestyle="--", label=f"proposal: {proposal:.1e}")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("loss (nats a character, smoothed)")
+    axes.set_ylabel("loss (nats per character, smoothed)")
     axes.grid(color="0.92")
     axes.legend()
     figure.savefig(file, format="png", dpi=100)
@@ -141,7 +140,7 @@ def runs_figure(logs):
             axes.plot(log[unit], log["train_loss"], markersize=2, linewidth=0.6, **look)
         axes.grid(axis="y", color="0.92")
         axes.set_xlabel(unit)
-    panels[0].set_ylabel("loss (nats a character)")
+    panels[0].set_ylabel("loss (nats per character)")
     title = "validation (training: thin), and its lowest loss"
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, title=title, loc="outside lower center", ncols=2)
@@ -229,9 +228,7 @@ def embeddings_figure(vectors, vocab):
         members = [i for i, character in enumerate(vocab) if kind_of(character) == kind]
         axes.scatter(*positions[members].T, marker=marker, color=color, s=20, label=kind)
     for i, character in enumerate(vocab):
-        steps = positions[i] - np.delete(
-            positions, i, axis=0
-        )  # (V - 1, 2): from all others to here
+        steps = positions[i] - np.delete(positions, i, axis=0)  # (V - 1, 2): from all others
         away = (steps / (1e-9 + np.linalg.norm(steps, axis=1, keepdims=True) ** 3)).sum(axis=0)
         offset = 9 * away / (1e-9 + np.linalg.norm(away))  # where there is most room for a label
         spot = {"xytext": offset, "textcoords": "offset points", "ha": "center", "va": "center"}
@@ -277,33 +274,29 @@ def temperature_figure(logits, vocab, prompt, temperatures):
 def read_options(arguments):
     """The command line as a namespace; raises UserError where a value makes no sense."""
     parser = Parser(prog="plots.py", description="Plot what a network has learned, and how.")
-    pictures = parser.add_subparsers(dest="picture", metavar="PLOT", required=True)
-    attention = pictures.add_parser("attention", help="where each head of each layer looks")
-    embeddings = pictures.add_parser("embeddings", help="the characters, near those they resemble")
-    temperature = pictures.add_parser("temperature", help="what it does to the next character")
-    runs = pictures.add_parser("runs", help="several runs' losses, to compare settings")
+    plots = parser.add_subparsers(dest="plot", metavar="PLOT", required=True)
+    attention = plots.add_parser("attention", help="where each head of each layer looks")
+    embeddings = plots.add_parser("embeddings", help="the characters, near those they resemble")
+    temperature = plots.add_parser("temperature", help="what it does to the next character")
+    runs = plots.add_parser("runs", help="several runs' losses, to compare settings")
     runs.add_argument("folders", nargs="+", metavar="RUN", help="a run's folder, as out/NAME")
     for one in (attention, embeddings, temperature):
         one.add_argument("--out_dir", help="the run (default: the newest under out/)")
         one.add_argument("--checkpoint", help="the file itself (default: ckpt.pt of that run)")
     for one in (attention, temperature):
         one.add_argument("--start", required=True, help="the prompt, or FILE:path")
-    usual = "0.2,0.5,0.8,1,1.5"
-    temperature.add_argument(
-        "--temperatures", type=temperatures, default=usual, help=f"such as {usual}"
-    )
-    for name, one in pictures.choices.items():
-        one.set_defaults(picture=name)
+    usual = {"default": "0.2,0.5,0.8,1,1.5", "help": "such as %(default)s"}
+    temperature.add_argument("--temperatures", type=temperatures, **usual)
+    for name, one in plots.choices.items():
+        one.set_defaults(plot=name)
         place = "current" if one is runs else "run's"
         one.add_argument("--output", help=f"the PNG (default: {name}.png in the {place} folder)")
 
     # Once more with the plot's own parser, which can suggest an option for a misspelled one.
-    picture = parser.parse_known_args(arguments)[0].picture
-    options = pictures.choices[picture].parse_args(arguments[1:])
-    if picture == "runs" and len(options.folders) > len(COLORS):
-        raise UserError(
-            f"{len(options.folders)} runs are too many: {len(COLORS)} can be told apart"
-        )
+    plot = parser.parse_known_args(arguments)[0].plot
+    options = plots.choices[plot].parse_args(arguments[1:])
+    if plot == "runs" and len(options.folders) > len(COLORS):
+        raise UserError(f"{len(options.folders)} runs are too many: {len(COLORS)} look different")
     return options
 
 
@@ -311,7 +304,7 @@ def figure_of_network(options, checkpoint):
     """The figure of a checkpoint that the command line asks for; raises UserError."""
     network = network_from(checkpoint, attention="written_out").eval()
     tokenizer, config = Tokenizer(checkpoint["vocab"]), network.config
-    if options.picture == "embeddings":
+    if options.plot == "embeddings":
         if config.network == "bigram":
             raise UserError("a bigram network has no embeddings, only a table of pairs")
         if min(config.vocab_size, config.n_embd) < 2:
@@ -319,7 +312,7 @@ def figure_of_network(options, checkpoint):
         return embeddings_figure(network.token_embedding.weight.detach().numpy(), tokenizer.vocab)
 
     prompt, idx = read_prompt(options.start, tokenizer)
-    if options.picture == "temperature":
+    if options.plot == "temperature":
         with torch.no_grad():
             logits, _ = network(idx[:, -config.block_size :])  # (1, T) -> (1, T, V)
         return temperature_figure(logits[:, -1], tokenizer.vocab, prompt, options.temperatures)
@@ -328,14 +321,11 @@ def figure_of_network(options, checkpoint):
     if len(prompt) > min(config.block_size, MOST_CHARACTERS):
         raise UserError(
             f"--start: {len(prompt)} characters are too many: the network reads "
-            f"{config.block_size} at once, and the labels of more than {MOST_CHARACTERS} would "
-            "overlap"
+            f"{config.block_size} at once, and labels of more than {MOST_CHARACTERS} would overlap"
         )
-    if config.n_layer * config.n_head > MOST_HEADS:
-        raise UserError(
-            f"the network has {config.n_layer * config.n_head} attention heads, too many for one "
-            f"plot: {MOST_HEADS} is the most"
-        )
+    heads = config.n_layer * config.n_head
+    if heads > MOST_HEADS:
+        raise UserError(f"{heads} attention heads, too many for one plot: {MOST_HEADS} is the most")
     return attention_figure(attention_weights(network, idx), prompt)
 
 
@@ -343,14 +333,14 @@ def main(arguments):
     options = read_options(arguments)
     if not available():
         raise UserError("matplotlib is missing: pip install matplotlib")
-    if options.picture == "runs":
+    if options.plot == "runs":
         folder = Path()
         figure = runs_figure({name: read_log(name) for name in options.folders})
     else:
         path = find_checkpoint(options)
         folder = path.parent
         figure = figure_of_network(options, load_checkpoint(path))
-    output = Path(options.output or folder / f"{options.picture}.png")
+    output = Path(options.output or folder / f"{options.plot}.png")
     with replacing(output) as file:
         figure.savefig(file, format="png", dpi=100)
     print(output)
