@@ -176,7 +176,8 @@ def copy_tiny_shakespeare(earlier, text):
             f"{stars}\nWARNING: this is NOT Shakespeare: {error}.\n"
             f"The text is {BUNDLED.name}, a pastiche that comes with this project. Everything\n"
             "works, but the losses cannot be compared with those on Tiny Shakespeare. For the\n"
-            f"real text, run this again with a network, or get the file in another way,\n{URL},\n"
+            "real text, run this again with an internet connection, or get the file elsewhere,\n"
+            f"{URL},\n"
             f"and run: python prepare_shakespeare.py --source FILE\n{stars}",
             file=sys.stderr,
         )
