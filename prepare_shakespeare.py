@@ -287,7 +287,7 @@ def install(scratch, folder, names):
     leaves a folder that is recognizably unfinished, never a mixture of two texts.
     """
     for name in names:
-        with open(scratch / name, "rb") as file:
+        with open(scratch / name, "r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())  # a full disk may report its error only now
     for name in ("meta.json", "test.bin"):  # not every text has a test split
         (folder / name).unlink(missing_ok=True)

@@ -75,11 +75,8 @@ def errors_explained():
         text = str(error)
         if "gloo" in text or "NCCL" in text:
             raise UserError("another process of this run has ended") from error
-        phrases = (
-            "out of memory",
-            "allocate memory",
-            "enough memory",
-        )  # not: illegal memory access
+        # Not "memory" alone: an illegal memory access is another matter.
+        phrases = ("out of memory", "allocate memory", "enough memory")
         if not isinstance(error, MemoryError) and not any(phrase in text for phrase in phrases):
             raise
         raise UserError(

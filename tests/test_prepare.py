@@ -222,9 +222,10 @@ def test_a_vocabulary_is_of_different_characters(vocab):
     ),
     mark=st.booleans(),
     chunk=st.integers(1, 7),
+    filler=st.just(0) | st.integers(8170, 8195),  # Python reads a text file 8,192 bytes at a time
 )
-def test_pieces_of_any_size_give_what_the_whole_text_gives(pieces, mark, chunk):
-    data = ("\ufeff" * mark + "".join(pieces) + "ab" * 20).encode()
+def test_pieces_of_any_size_give_what_the_whole_text_gives(pieces, mark, chunk, filler):
+    data = ("\ufeff" * mark + "a" * filler + "".join(pieces) + "ab" * 20).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "CHUNK", chunk)
         vocab = make(data)["vocab"]
@@ -240,9 +241,12 @@ def test_pieces_of_any_size_give_what_the_whole_text_gives(pieces, mark, chunk):
     rest=st.text(st.sampled_from("aé😀")),
     mark=st.booleans(),
     chunk=st.integers(1, 7),
+    filler=st.just(0) | st.integers(8170, 8195),  # Python reads a text file 8,192 bytes at a time
 )
-def test_pieces_of_any_size_give_the_offset_of_the_first_bad_byte(text, bad, rest, mark, chunk):
-    start = ("\ufeff" * mark + text).encode()
+def test_pieces_of_any_size_give_the_offset_of_the_first_bad_byte(
+    text, bad, rest, mark, chunk, filler
+):
+    start = ("\ufeff" * mark + "a" * filler + text).encode()
     write("bad.txt", start + bad + rest.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "CHUNK", chunk)
