@@ -1,9 +1,12 @@
 """Several processes as one run, started by torchrun, and the signals that end a run."""
 
-from quill.terminal import BROKEN_PIPE, Output, UserError, can_print_now
+from quill.terminal import Output, UserError, discard_output
 
+import contextlib
 import os
+import select
 import signal
+import sys
 
 import torch
 from torch import distributed
@@ -13,6 +16,7 @@ numbers = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
 IN_GROUP = all(number.isdecimal() for number in numbers)
 RANK = int(numbers[0]) if IN_GROUP else 0  # of this process; only process 0 writes files
 WORLD = int(numbers[1]) if IN_GROUP else 1  # how many processes train together
+SIGPIPE = 13  # the signal of output that nobody takes; Windows has no signal.SIGPIPE
 
 
 def join_processes():
@@ -72,13 +76,12 @@ class StopRequest:
     """Ctrl-C, SIGTERM, a closed terminal or closed output: finish the current step and save. A
     second Ctrl-C stops at once.
 
-    `signal` changes in synchronize() only. A signal that arrives later takes effect at the next
-    call, so that all processes save and leave the loop together.
+    `signal` changes in synchronize() only, so all processes save and leave the loop together.
     """
 
     def __init__(self):
         self.received = self.signal = 0
-        Output.keep_errors, Output.error, Output.stopping = True, None, False
+        Output.error = None
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             # nohup ignores SIGHUP so that a run outlives the terminal.
@@ -86,14 +89,16 @@ class StopRequest:
                 signal.signal(number, self.receive)
 
     def receive(self, number, frame):
-        self.received, Output.stopping = number, True
+        self.received = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if Output.printing and not can_print_now():  # else show() would block forever
-            raise BlockingIOError("nobody reads standard output")
+        with contextlib.suppress(OSError, ValueError):  # Windows: select is for sockets only
+            # A pipe that is full, or a stopped terminal, would block this print or the next one.
+            if not select.select([], [sys.stdout], [], 0)[1]:
+                discard_output()
 
     def synchronize(self, device):
         """Tell all processes which signal any of them has received."""
-        self.signal = self.received or (BROKEN_PIPE - 128 if Output.error else 0)
+        self.signal = self.received or (SIGPIPE if Output.error else 0)
         if WORLD > 1:
             largest = torch.tensor(self.signal, device=device)
             distributed.all_reduce(largest, distributed.ReduceOp.MAX)

@@ -7,12 +7,10 @@ import difflib
 import io
 import math
 import os
-import select
 import shlex
 import shutil
 import signal
 import sys
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,7 +23,6 @@ except ImportError:  # Windows: two processes that write into one folder are not
 SILENT = "WORLD_SIZE" in os.environ and os.environ.get("RANK", "0") != "0"
 MOVED = {"dry_run", "overfit_batch", "find_lr"}  # flags of train.py once, now studies.py
 TEMPORARY = ".quillgpt-"  # how the names of temporary files begin
-BROKEN_PIPE = 128 + 13  # exit status of a program that SIGPIPE ends, by the shells' convention
 
 CONTROLS = [*range(32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 # What a terminal shows for each: a control picture (U+2400 and up) or the code point in Python.
@@ -49,13 +46,10 @@ class TerminalStream(io.TextIOWrapper):
 
 
 class Output:
-    """The state of standard output while a run trains: an error is kept, and ends the run after
-    its step like a signal, instead of raising in the middle of it."""
+    """Standard output: show() keeps its first error instead of raising it in the middle of a run,
+    which then ends after its step, as after a signal."""
 
-    keep_errors = False  # True from the first step on
     error = None
-    printing = False
-    stopping = False  # a signal has arrived: from now on, do not print if that would block
 
 
 def run_main(main):
@@ -78,7 +72,7 @@ def run_main(main):
         finally:
             sys.stdout.flush()  # here, where an error can still be reported
         if Output.error:
-            sys.exit(BROKEN_PIPE)
+            raise Output.error
     except UserError as error:
         # The processes of a run usually fail together: one report is enough.
         sys.exit(1 if SILENT else f"error: {' '.join(str(error).split())}")
@@ -127,28 +121,13 @@ def show(line, passing=False):
     if SILENT or Output.error:
         return
     on_terminal = isinstance(sys.stdout, TerminalStream)
-    Output.printing = True  # a signal may now interrupt a print that blocks
     try:
-        if Output.stopping and not can_print_now():
-            return
         if on_terminal:
             sys.stdout.erase_line()
         print(line, end="" if passing and on_terminal else "\n", flush=True)
     except OSError as error:
-        if not Output.keep_errors:
-            raise
         Output.error = error
         discard_output()
-    finally:
-        Output.printing = False
-
-
-def can_print_now():
-    """Whether a line can be printed at once: not if a pipe is full, or a terminal stopped."""
-    try:
-        return bool(select.select([], [sys.stdout], [], 0)[1])
-    except (OSError, ValueError):  # Windows: select is for sockets only
-        return True
 
 
 def did_you_mean(name, known):
@@ -214,6 +193,26 @@ def conclude(run, test_loss):
 
 
 @contextlib.contextmanager
+def reading(name, maker):
+    """Turn any error in reading and checking the file of that name into a UserError. `maker`: the
+    program that writes such files."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"no {name}; {maker} makes one") from error
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror or error}") from error
+    except Exception as error:  # a stranger's file can be wrong in any way
+        problem = f"{name} is damaged, or not made by this program ({in_brief(error)})"
+        raise UserError(f"{problem}; {maker} makes a new one") from error
+
+
+def in_brief(error):
+    """The type of an exception and the beginning of its message."""
+    return f"{type(error).__name__}: {error}".split("\n")[0][:120]
+
+
+@contextlib.contextmanager
 def replacing(path):
     """Open a temporary file that replaces `path` when the block ends without an error.
 
@@ -223,30 +222,24 @@ def replacing(path):
     system refuses.
     """
     target = Path(os.path.realpath(path))
-    temporary = None
+    # In the same folder: a rename is atomic only within one file system.
+    temporary = target.parent / f"{TEMPORARY}{os.getpid()}"
     try:
         if target.exists() and not target.is_file():
             with open(target, "wb") as file:
                 yield file
             return
-        # In the same folder: a rename is atomic only within one file system.
-        temporary = tempfile.NamedTemporaryFile(  # noqa: SIM115 (closed before the rename)
-            dir=target.parent, prefix=TEMPORARY, delete=False
-        )
-        with temporary:
-            yield temporary
-            temporary.flush()
-            os.fsync(temporary.fileno())
-        umask = os.umask(0o022)  # it can be read only by setting it
-        os.umask(umask)
-        os.chmod(temporary.name, 0o666 & ~umask)  # temporary files are private; this one is not
-        os.replace(temporary.name, target)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            Path(temporary.name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def sync_folder(path):
@@ -255,11 +248,6 @@ def sync_folder(path):
         folder = os.open(path, os.O_RDONLY)
         os.fsync(folder)
         os.close(folder)
-
-
-def is_at(file, path):
-    """Whether an open file is the one that a path leads to."""
-    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 @contextlib.contextmanager
@@ -271,32 +259,23 @@ def locked(folder):
     with the number of the process that holds the lock, if another one does.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    path, lock = folder / ".lock", None
+    path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Once more if another process has removed the file since it was opened here.
-        while lock is None or not is_at(lock, path):
-            lock = open(path, "a+")  # noqa: SIM115 (closed below)
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = open(path, "a")  # noqa: SIM115 (closed below)
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.write_text(str(os.getpid()))
     except BlockingIOError as error:
-        lock.seek(0)
-        raise UserError(
-            f"process {lock.read().strip()} is writing into {folder}; wait for it, or choose "
-            "another folder"
-        ) from error
+        problem = f"process {path.read_text()} is writing into {folder}"
+        raise UserError(f"{problem}; wait for it, or choose another folder") from error
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
     with lock:
         try:
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
             for leftover in folder.glob(f"{TEMPORARY}*"):
-                if leftover.is_dir() and not leftover.is_symlink():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    leftover.unlink()
+                shutil.rmtree(leftover, ignore_errors=True)  # a folder; does nothing to a file
+                leftover.unlink(missing_ok=True)
             yield
         finally:
             with contextlib.suppress(OSError):

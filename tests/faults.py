@@ -33,7 +33,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from quill import hardware  # noqa: E402
+from quill import hardware, terminal  # noqa: E402
 from quill.checkpoint import load_checkpoint, network_from  # noqa: E402
 from quill.dataset import open_dataset  # noqa: E402
 from quill.settings import parse_command_line  # noqa: E402
@@ -238,21 +238,22 @@ def die_after(number):
 
     for name in OPERATIONS:
         setattr(os, name, counted(getattr(os, name)))
-    named_temporary_file = tempfile.NamedTemporaryFile
+    counted_open = counted(open)
 
-    def in_halves(**options):
-        file = named_temporary_file(**options)
-        write = counted(lambda data: (file.file.write(data), file.file.flush()))
+    def in_halves(path, mode):
+        file = counted_open(path, mode)
+        write_now = counted(lambda data: (type(file).write(file, data), file.flush()))
 
         def both(data):
             data = bytes(data)
-            write(data[: len(data) // 2])
-            write(data[len(data) // 2 :])
+            write_now(data[: len(data) // 2])
+            write_now(data[len(data) // 2 :])
 
-        file.write = both
+        if mode == "wb":
+            file.write = both
         return file
 
-    tempfile.NamedTemporaryFile = in_halves
+    terminal.open = in_halves
 
 
 def run_state(folder):
