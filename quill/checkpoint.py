@@ -7,12 +7,11 @@ A checkpoint holds tensors and plain values only, its vocabulary and its setting
 enough to sample from, on a machine without the data.
 """
 
-from quill.dataset import check_vocabulary, listed
+from quill.dataset import check_types, check_vocabulary, listed
 from quill.muon import Muon
 from quill.settings import PER_CALL, SETTINGS, Config, checked
-from quill.terminal import UserError, replacing, show
+from quill.terminal import UserError, in_brief, reading, replacing, show
 
-import csv
 import io
 import math
 import shlex
@@ -33,7 +32,6 @@ OPTIONAL = {"optimizers": list, "scaler": dict, "checksums": dict, "threads": in
 NETWORK_SETTINGS = {entry.name for entry in fields(NetworkConfig)} & set(SETTINGS)
 SHAPE = NETWORK_SETTINGS - {"dropout", "attention"}  # these two may change from run to run
 LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
-LARGEST_TABLES = 1 << 28  # bytes of position tables, which the size of the weights does not limit
 
 
 @dataclass
@@ -52,26 +50,15 @@ def load_checkpoint(path):
 
     Nothing in the file is executed (weights_only), every byte is checked against the checksums of
     the zip format, which torch.load itself ignores, and every part against the others, before a
-    network is built. It takes no more memory than the file is large.
+    network is built.
     """
-    try:
+    with reading(f"checkpoint {path}", maker="train.py"):
         with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type for member in archive.infolist()):
-                raise ValueError("it is compressed, which torch.save never does")
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"wrong checksum in {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         check_contents(checkpoint)
-    except FileNotFoundError as error:
-        raise UserError(f"no checkpoint {path}; train.py makes one") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # a stranger's file can be wrong in any way
-        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
-        raise UserError(
-            f"{path} is damaged, or not a checkpoint of this program ({reason})"
-        ) from error
     return checkpoint
 
 
@@ -79,43 +66,51 @@ def check_contents(checkpoint):
     """Raise an exception, with the reason, unless all parts of a checkpoint fit each other."""
     if checkpoint["format"] not in READABLE:
         raise ValueError(f"its format is {checkpoint['format']}, this program reads {READABLE}")
-    for name, kind in {**TYPES, **OPTIONAL}.items():
-        if (name in TYPES or name in checkpoint) and not isinstance(checkpoint[name], kind):
-            raise TypeError(f"{name} should be of type {kind.__name__}")
+    check_types(checkpoint, TYPES)
+    check_types(checkpoint, {name: OPTIONAL[name] for name in OPTIONAL.keys() & checkpoint})
     check_vocabulary(checkpoint["vocab"])
+    check_tensors(checkpoint["weights"])
+    progress = Progress(**checkpoint["progress"])
+    check_types(vars(progress), {entry.name: entry.type for entry in fields(Progress)})
+    numbers = [progress.step, progress.seconds, *progress.resumes]
+    for row in progress.log:
+        numbers += row
+        if len(row) != len(LOG_COLUMNS):
+            raise ValueError("a row of progress.log should have 6 numbers")
+    check_numbers("progress", numbers)
+    if not progress.best_val_loss >= 0:  # it may be infinite, but not nan
+        raise ValueError("progress.best_val_loss should be a number of 0 or above")
+
     network, weights = checkpoint["network"], checkpoint["weights"]
     for name, value in [*checkpoint["config"].items(), *network.items()]:
         if name in SETTINGS:
             checked(name, value)
         if name in SHAPE and value != network.get(name, value):
             raise ValueError(f"config and network disagree on {name}")
-
-    progress = Progress(**checkpoint["progress"])
-    for entry in fields(Progress):
-        if type(getattr(progress, entry.name)) is not entry.type:
-            raise TypeError(f"progress.{entry.name} should be of type {entry.type.__name__}")
-    numbers = [progress.step, progress.seconds, *progress.resumes]
-    for row in progress.log:
-        step, tokens, *others = row
-        numbers += [step, tokens, *others]
-        if len(others) != 4:
-            raise ValueError("a row of progress.log should have 6 numbers")
-    if not all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers):
-        raise ValueError("progress should hold finite numbers of 0 or above")
-    if not progress.best_val_loss >= 0:
-        raise ValueError("progress.best_val_loss should be a number of 0 or above")
-
     if network["vocab_size"] != len(checkpoint["vocab"]):
         raise ValueError("vocab_size is not the size of the vocabulary")
-    check_tensors(weights)
     config = NetworkConfig(**network)
     if least_parameters(config) > sum(weight.numel() for weight in weights.values()):
         raise ValueError("the network is larger than its weights")  # before it takes memory
-    if config.block_size * config.n_embd * 8 > LARGEST_TABLES and config.network == "gpt":
-        raise ValueError(f"block_size {config.block_size} is too large")
     tied = ("lm_head.weight", "token_embedding.weight")
     if config.network == "gpt" and not torch.equal(*(weights[name] for name in tied)):
         raise ValueError("lm_head.weight is not token_embedding.weight")
+
+
+def check_numbers(name, numbers):
+    """Raise ValueError unless all numbers are finite and not below 0."""
+    if not all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers):
+        raise ValueError(f"{name} should hold finite numbers of 0 or above")
+
+
+def check_tensors(tensors):
+    """Raise ValueError unless {name: tensor} holds finite float32 tensors only."""
+    for name, tensor in tensors.items():
+        plain = type(tensor) is torch.Tensor and tensor.layout is torch.strided
+        if not plain or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+            raise ValueError(f"{name} should be a contiguous float32 tensor")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} should hold finite numbers only")
 
 
 def least_parameters(config):
@@ -128,17 +123,6 @@ def least_parameters(config):
     return V * C + 12 * config.n_layer * C * C
 
 
-def check_tensors(tensors):
-    """Raise ValueError unless {name: tensor} holds finite float32 tensors only."""
-    for name, tensor in tensors.items():
-        if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided:
-            raise ValueError(f"{name} is not a tensor")
-        if tensor.dtype != torch.float32 or not tensor.is_contiguous():
-            raise ValueError(f"{name} should be a contiguous float32 tensor")
-        if not tensor.isfinite().all():
-            raise ValueError(f"{name} should hold finite numbers only")
-
-
 def find_checkpoint(options):
     """The path of the checkpoint that --checkpoint or --out_dir names, else of the newest one."""
     if options.checkpoint:
@@ -148,10 +132,8 @@ def find_checkpoint(options):
     checkpoints = Path("out").glob("*/ckpt.pt")
     newest = max(checkpoints, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
-        raise UserError(
-            "no checkpoint under out/: train one (python train.py config/shakespeare_cpu.py), or "
-            "name one with --out_dir or --checkpoint"
-        )
+        advice = "train one (python train.py config/shakespeare_cpu.py), or name one with --out_dir"
+        raise UserError(f"no checkpoint under out/: {advice} or --checkpoint")
     return newest
 
 
@@ -163,8 +145,8 @@ def build_network(settings, weights=None):
         if weights:
             network.load_state_dict(weights)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = str(error).split("\n")[0][:120]
-        raise UserError(f"cannot build this network: {reason}") from error
+        problem = str(error).split("\n")[0][:120]
+        raise UserError(f"cannot build this network: {problem}") from error
     return network
 
 
@@ -184,14 +166,12 @@ def starting_point(config, given):
         config.init_from = str(best)
     if config.init_from == "auto":
         if config.overwrite:
-            raise UserError(
-                "--init_from=auto goes on with a run, --overwrite replaces it: not both"
-            )
+            raise UserError("--init_from=auto may resume a run, --overwrite replaces it: not both")
         config.init_from = "resume" if last.exists() else "scratch"
     resume = config.init_from == "resume"
-    new = not (resume or config.overwrite or config.eval_only)
+    fresh = not (resume or config.overwrite or config.eval_only)
     # A run that ended before its first step may be replaced: it has learned nothing.
-    if new and (best.exists() or (last.exists() and load_checkpoint(last)["progress"]["step"])):
+    if fresh and (best.exists() or (last.exists() and load_checkpoint(last)["progress"]["step"])):
         raise UserError(
             f"{config.out_dir} already holds a run: --init_from=resume goes on with it, "
             "--out_dir=out/NAME starts another one, --overwrite replaces it"
@@ -200,8 +180,7 @@ def starting_point(config, given):
         return None
     if resume and not last.exists():
         others = ", ".join(str(path.parent) for path in sorted(Path("out").glob("*/last.pt")))
-        hint = f"--out_dir takes one of {others}" if others else "no run in out/ either"
-        raise UserError(f"nothing to resume: no {last}; {hint}")
+        raise UserError(f"nothing to resume: no {last}; runs under out/: {others or 'none'}")
 
     path = last if resume else Path(config.init_from)
     checkpoint = load_checkpoint(path)
@@ -226,8 +205,7 @@ def check_same_data(checkpoint, meta, config):
     if checkpoint["vocab"] != meta["vocab"]:
         data, known = set(meta["vocab"]), set(checkpoint["vocab"])
         raise UserError(
-            "the data's vocabulary is not the checkpoint's: "
-            f"{listed(data - known) or 'nothing'} only in the data, "
+            f"the vocabularies differ: {listed(data - known) or 'nothing'} only in the data, "
             f"{listed(known - data) or 'nothing'} only in the checkpoint; prepare the text again "
             "with --vocab and the meta.json of the data that the checkpoint was trained on"
         )
@@ -237,9 +215,8 @@ def check_same_data(checkpoint, meta, config):
     if config.init_from == "resume" and not same:
         raise UserError(
             f"data/{config.dataset} is not the text that this run began with, or is split in "
-            f"another way; prepare that one again ({checkpoint['source']}), or train on the new "
-            f"one in a new run: --init_from={shlex.quote(config.out_dir)}/ckpt.pt "
-            "--out_dir=out/NAME"
+            f"another way; prepare that one again ({checkpoint['source']}), or train on this one in "
+            f"a new run: --init_from={shlex.quote(config.out_dir)}/ckpt.pt --out_dir=out/NAME"
         )
 
 
@@ -258,22 +235,15 @@ def restore(run, checkpoint):
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
         scaler = checkpoint["scaler"]
-        if not all(type(x) in (int, float) and 0 <= x < math.inf for x in scaler.values()):
-            raise ValueError("scaler should hold finite numbers of 0 or above")
+        check_numbers("scaler", scaler.values())
         if run.scaler.is_enabled() and scaler:  # empty: until now it was not float16
             run.scaler.load_state_dict(scaler)
     except Exception as error:  # a stranger's file can be wrong in any way
-        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
-        raise UserError(
-            f"{run.folder / 'last.pt'} cannot be resumed ({reason}); --init_from=CHECKPOINT starts "
-            "a new run from its weights"
-        ) from error
-    threads = torch.get_num_threads()
-    if checkpoint.get("threads", threads) != threads:
-        show(
-            f"this run had {checkpoint['threads']} threads and goes on with {threads}: sums are "
-            "rounded in another order, so its last digits differ from those of a run never stopped"
-        )
+        problem = f"{run.folder / 'last.pt'} cannot be resumed ({in_brief(error)})"
+        raise UserError(f"{problem}; --init_from=FILE starts a new run from its weights") from error
+    before, threads = checkpoint.get("threads"), torch.get_num_threads()
+    if before not in (None, threads):
+        show(f"this run had {before} threads and goes on with {threads}: last digits may differ")
     run.progress = Progress(**checkpoint["progress"])
     run.progress.resumes.append(run.progress.step)
 
@@ -283,9 +253,8 @@ def check_optimizer_state(optimizer, state):
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if state and set(state) != set(range(len(parameters))):
         raise ValueError("the optimizer's state is of other parameters")
-    names = (
-        {"momentum_buffer"} if isinstance(optimizer, Muon) else {"step", "exp_avg", "exp_avg_sq"}
-    )
+    adamw = {"step", "exp_avg", "exp_avg_sq"}
+    names = {"momentum_buffer"} if isinstance(optimizer, Muon) else adamw
     for number, averages in state.items():
         check_tensors(averages)
         shape = parameters[number].shape
@@ -315,9 +284,7 @@ def save(run, name, **more):
         "format": FORMAT,
         "network": asdict(run.network.config),
         "weights": run.network.state_dict(),
-        "vocab": run.meta["vocab"],
-        "source": run.meta["source"],
-        "sha256": run.meta["sha256"],
+        **{name: run.meta[name] for name in ("vocab", "source", "sha256")},
         "checksums": checksums_of_splits(run.meta),
         "threads": torch.get_num_threads(),
         "config": asdict(run.config),
@@ -338,18 +305,14 @@ def save_for_resume(run):
 
 def write_log(run):
     """Write log.csv and loss.png anew, from the rows in run.progress; returns lines to print."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(LOG_COLUMNS)
-    writer.writerows(run.progress.log)
     with replacing(run.folder / "log.csv") as file:
-        file.write(text.getvalue().encode())
-    if not run.plot:
-        return []
-    try:
-        with replacing(run.folder / "loss.png") as file:
-            run.plot(LOG_COLUMNS, run.progress.log, file, run.progress.resumes)
-    except Exception as error:  # whatever matplotlib raises: no plot is worth a run
-        run.plot = None
-        return [f"no loss.png from now on: {type(error).__name__}: {error}"]
+        for row in [LOG_COLUMNS, *run.progress.log]:
+            file.write((",".join(map(str, row)) + "\n").encode())
+    if run.plot:
+        try:
+            with replacing(run.folder / "loss.png") as file:
+                run.plot(LOG_COLUMNS, run.progress.log, file, run.progress.resumes)
+        except Exception as error:  # whatever matplotlib raises: no plot is worth a run
+            run.plot = None
+            return [f"no loss.png from now on: {in_brief(error)}"]
     return []

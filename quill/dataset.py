@@ -4,7 +4,7 @@ train.bin, val.bin and test.bin hold token ids (uint16, little-endian, no header
 meta.json holds the vocabulary, the source of the text, and checksums.
 """
 
-from quill.terminal import UserError
+from quill.terminal import UserError, reading
 
 import hashlib
 import json
@@ -17,6 +17,13 @@ SPLITS = ["train", "val", "test"]  # in the order in which they divide the text
 LARGEST_VOCABULARY = 65535  # ids are uint16, and the last one means "not in the vocabulary"
 CHUNK = 1 << 18  # bytes or characters read at a time; their arrays still fit a CPU's cache
 LARGEST_CHECKED = 1 << 32  # bytes; hashing more than 4 GiB would delay the start of training
+
+
+def check_types(entries, kinds):
+    """Raise an exception unless a dict has an entry of each type of `kinds`: {name: type}."""
+    for name, kind in kinds.items():
+        if not isinstance(entries[name], kind):
+            raise TypeError(f"{name} should be of type {kind.__name__}")
 
 
 def check_vocabulary(vocab):
@@ -34,26 +41,17 @@ def listed(characters):
 
 def load_meta(path):
     """The contents of a meta.json as a dict. Raises UserError if it is missing or damaged."""
-    try:
+    with reading(path, maker="prepare_shakespeare.py --dataset NAME"):
         meta = json.loads(path.read_text(encoding="utf-8"))
-        for name, kind in META.items():
-            if type(meta[name]) is not kind:
-                raise TypeError(f"{name} should be of type {kind.__name__}")
-        if not {"train", "val"} <= set(meta["tokens"]) <= set(SPLITS):
-            raise TypeError("tokens should have entries for train and val")
-        if not all(type(count) is int and count > 0 for count in meta["tokens"].values()):
-            raise TypeError("tokens should be whole numbers above 0")
+        check_types(meta, META)
+        check_vocabulary(meta["vocab"])
+        counts = meta["tokens"]
+        if not {"train", "val"} <= set(counts) <= set(SPLITS):
+            raise ValueError("tokens should have entries for train and val")
+        if not all(type(count) is int and count > 0 for count in counts.values()):
+            raise ValueError("tokens should be whole numbers above 0")
         if meta.get("checksums", {}).get("meta.json") not in (None, checksum_of(meta)):
             raise ValueError("wrong checksum")
-        check_vocabulary(meta["vocab"])
-    except FileNotFoundError as error:
-        raise UserError(f"no {path}; prepare_shakespeare.py --dataset NAME makes one") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); run prepare_shakespeare.py again"
-        ) from error
     return meta
 
 
@@ -87,17 +85,14 @@ def open_dataset(dataset, block_size):
         if size > LARGEST_CHECKED:
             continue
         if meta.get("checksums", {}).get(path.name) not in (None, sha256_of(path)):
-            raise UserError(f"{path} is damaged (wrong checksum): run prepare_shakespeare.py again")
-        largest = np.memmap(path, dtype="<u2", mode="r").max()
-        if largest >= len(meta["vocab"]):  # in a file that another program wrote
-            raise UserError(
-                f"{path} has the id {largest}, but the vocabulary ends at {len(meta['vocab']) - 1}"
-            )
-    if meta["tokens"]["train"] <= block_size:
-        raise UserError(
-            f"{paths['train']} has {meta['tokens']['train']} tokens, too few for block_size "
-            f"{block_size}: lower it, or provide more text"
-        )
+            raise UserError(f"{path} is damaged (wrong checksum): prepare the text again")
+        largest, last = np.memmap(path, dtype="<u2", mode="r").max(), len(meta["vocab"]) - 1
+        if largest > last:  # in a file that another program wrote
+            raise UserError(f"{path} has the id {largest}, but the vocabulary ends at {last}")
+    count = meta["tokens"]["train"]
+    if count <= block_size:
+        problem = f"{paths['train']} has {count} tokens, too few for block_size {block_size}"
+        raise UserError(f"{problem}: lower it, or provide more text")
     return meta, paths
 
 
@@ -105,7 +100,7 @@ class Tokens:
     """The token ids of one split.
 
     On CUDA the whole file moves to the device if it takes less than a quarter of the free memory.
-    Otherwise each window is read from the file when it is needed, so a text of any size takes no
+    Otherwise each window is read from the file when it is needed, so even a large text takes no
     memory. (The pages of a memory-mapped file would stay in memory once read.)
     """
 

@@ -34,9 +34,7 @@ class Config:
     # the run
     out_dir: str = setting("", "folder for the run's files; empty: out/ and the recipe's name")
     dataset: str = setting("shakespeare_char", "folder under data/, made by prepare_shakespeare.py")
-    init_from: str = setting(
-        "scratch", "scratch, resume, auto (resume or scratch), or a checkpoint"
-    )
+    init_from: str = setting("scratch", "scratch, resume, auto (one of these), or a checkpoint")
     overwrite: bool = setting(False, "let a new run replace the one in out_dir")
     eval_only: bool = setting(False, "only print the losses of the run's best checkpoint")
     seed: int = setting(1337, "for initialization, batches and dropout", low=0, high=2**32)
@@ -49,9 +47,7 @@ class Config:
     n_layer: int = setting(4, "number of blocks", low=1)
     n_head: int = setting(4, "attention heads in a block", low=1)
     n_embd: int = setting(128, "embedding dimension: size of a character's vector", low=1)
-    block_size: int = setting(
-        64, "context: how many characters the network reads at once", low=1, high=2**20
-    )
+    block_size: int = setting(64, "context: characters read at once", low=1, high=2**20)
     position: str = setting("learned", "positional encoding", "learned sinusoidal rotary none")
     qk_norm: bool = setting(False, "layer norm of queries and keys")
     token_shift: bool = setting(False, "half of what a block reads is the previous character's")
@@ -188,6 +184,7 @@ def parse_command_line(arguments):
     """
     parser = Parser(
         prog="train.py",
+        argument_default=argparse.SUPPRESS,  # the namespace holds what was given
         usage="python train.py [RECIPE] [--name=value ...]",
         description="Train a GPT on the text that prepare_shakespeare.py prepared.",
         epilog="example: python train.py config/shakespeare_cpu.py --max_iters=500",
@@ -200,20 +197,17 @@ def parse_command_line(arguments):
         parser.add_argument(f"--{name}", metavar=entry.type.__name__, help=help_text, **bare)
     for name in IGNORED:
         parser.add_argument(f"--{name}", nargs="?", const="True", help=argparse.SUPPRESS)
-    namespace = parser.parse_args(arguments)
-
-    values, ignored = ({}, []) if namespace.recipe is None else read_recipe(namespace.recipe)
-    ignored += [name for name in sorted(IGNORED) if getattr(namespace, name) is not None]
+    texts = vars(parser.parse_args(arguments))
+    recipe = texts.pop("recipe", None)
+    values, ignored = ({}, []) if recipe is None else read_recipe(recipe)
+    ignored += sorted(IGNORED & set(texts))
     if ignored:
         show(f"ignored, as they mean nothing here: {', '.join(ignored)}")
-    for name in SETTINGS:
-        text = getattr(namespace, name)
-        if text is not None:
-            try:
-                values[name] = from_text(name, text)
-            except ValueError as error:
-                parser.error(str(error))
+    try:
+        values |= {name: from_text(name, texts[name]) for name in texts if name not in IGNORED}
+    except ValueError as error:
+        parser.error(str(error))
     config = Config(**values)
     if not config.out_dir:
-        config.out_dir = str(Path("out") / Path(namespace.recipe or "run").stem)
+        config.out_dir = str(Path("out") / Path(recipe or "run").stem)
     return config, set(values)
