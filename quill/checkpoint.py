@@ -215,8 +215,8 @@ def check_same_data(checkpoint, meta, config):
     if config.init_from == "resume" and not same:
         raise UserError(
             f"data/{config.dataset} is not the text that this run began with, or is split in "
-            f"another way; prepare that one again ({checkpoint['source']}), or train on this one in "
-            f"a new run: --init_from={shlex.quote(config.out_dir)}/ckpt.pt --out_dir=out/NAME"
+            f"another way; prepare that one again ({checkpoint['source']}), or train on this one "
+            f"in a new run: --init_from={shlex.quote(config.out_dir)}/ckpt.pt --out_dir=out/NAME"
         )
 
 
