@@ -1,4 +1,4 @@
-"""A run on disk: saving, checking and finding checkpoints.
+"""A run on the disk: saving, checking and finding checkpoints.
 
 out/<run>/ckpt.pt   the weights with the lowest validation loss so far: what sample.py reads
 out/<run>/last.pt   the newest weights and the optimizers' state: what a resume reads
@@ -172,10 +172,8 @@ def starting_point(config, given):
     fresh = not (resume or config.overwrite or config.eval_only)
     # A run that ended before its first step may be replaced: it has learned nothing.
     if fresh and (best.exists() or (last.exists() and load_checkpoint(last)["progress"]["step"])):
-        raise UserError(
-            f"{config.out_dir} already holds a run: --init_from=resume goes on with it, "
-            "--out_dir=out/NAME starts another one, --overwrite replaces it"
-        )
+        problem = f"{config.out_dir} already holds a run: --init_from=resume goes on with it,"
+        raise UserError(f"{problem} --out_dir=out/NAME starts another one, --overwrite replaces it")
     if config.init_from == "scratch":
         return None
     if resume and not last.exists():

@@ -22,10 +22,8 @@ SIGPIPE = 13  # the signal of output that nobody takes; Windows has no signal.SI
 def join_processes():
     """Connect to the other processes. Raises UserError if torchrun's variables make no sense."""
     if any(numbers) and not (IN_GROUP and RANK < WORLD):
-        raise UserError(
-            f"RANK is {numbers[0]!r} and WORLD_SIZE {numbers[1]!r}: start with torchrun, which "
-            "sets both, or unset both"
-        )
+        found = f"RANK is {numbers[0]!r} and WORLD_SIZE {numbers[1]!r}"
+        raise UserError(f"{found}: start with torchrun, which sets both, or unset both")
     if WORLD == 1:
         return
     store, rank, world = next(rendezvous("env://"))
@@ -50,10 +48,8 @@ def batch_per_process(batch_size):
     """How many of batch_size sequences each process takes. Raises UserError if that is uneven."""
     if batch_size % WORLD:
         nearest = max(1, round(batch_size / WORLD)) * WORLD
-        raise UserError(
-            f"batch_size {batch_size} cannot be divided evenly among {WORLD} processes; "
-            f"the nearest that can is {nearest}"
-        )
+        problem = f"batch_size {batch_size} cannot be divided evenly among {WORLD} processes"
+        raise UserError(f"{problem}; the nearest that can is {nearest}")
     return batch_size // WORLD
 
 

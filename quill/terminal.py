@@ -35,8 +35,8 @@ class UserError(Exception):
 
 
 class TerminalStream(io.TextIOWrapper):
-    """A terminal's stream that shows control characters instead of obeying them: those in a text,
-    a file name or a stranger's checkpoint could move the cursor or retitle the window."""
+    """A terminal's stream that shows control characters as symbols: those in a text or a stranger's
+    checkpoint could otherwise move the cursor or change the window's title."""
 
     def write(self, text):
         return super().write(text.translate(VISIBLE))
@@ -92,9 +92,8 @@ def set_streams():
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream.isatty():
-            options = {"encoding": stream.encoding, "line_buffering": True}
-            stream = TerminalStream(stream.buffer, errors="backslashreplace", **options)
-            setattr(sys, name, stream)
+            options = {"encoding": stream.encoding, "errors": "backslashreplace"}
+            setattr(sys, name, TerminalStream(stream.buffer, line_buffering=True, **options))
         else:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
@@ -132,8 +131,8 @@ def show(line, passing=False):
 
 def did_you_mean(name, known):
     """A hint for an unknown name: the known one that is nearest, or '' if none is near."""
-    if name.lstrip("-") in MOVED:
-        study = name.lstrip("-")
+    study = name.lstrip("-")
+    if study in MOVED:
         return f" (now a command: python studies.py {study} [RECIPE] [--name=value ...])"
     nearest = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {nearest[0]!r}?)" if nearest else ""
@@ -255,8 +254,8 @@ def locked(folder):
     """Keep other processes of this program out of a folder, and clean up what killed ones left.
 
     The folder is made if it does not exist, and removed again if nothing was put into it. The
-    operating system releases the lock when the process ends, however it ends. Raises UserError,
-    with the number of the process that holds the lock, if another one does.
+    operating system releases the lock when the process ends, however it ends. Raises UserError
+    with the process id of the holder if another process holds the lock.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     path = folder / ".lock"
