@@ -20,7 +20,7 @@ from quill.dataset import (
     load_meta,
     sha256_of,
 )
-from quill.terminal import TEMPORARY, Parser, UserError, locked, run_main, sync_folder
+from quill.terminal import TEMPORARY, Parser, UserError, in_brief, locked, run_main, sync_folder
 
 import hashlib
 import json
@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 from decimal import Decimal, InvalidOperation
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -92,24 +93,22 @@ def download(url, path, sha256=None):
 
     plain = {"Accept-Encoding": "identity"}  # half of a compressed text would pass as a whole one
     for attempt in range(1, TRIES + 1):
-        final = False
+        final = attempt == TRIES
         try:
             with requests.get(url, stream=True, timeout=TIMEOUT, headers=plain) as response:
                 problem = refusal(response)
-                final = problem and response.status_code < 500 and response.status_code != 429
+                if problem and response.status_code < 500 and response.status_code != 429:
+                    final = True  # another try would get the same answer
                 problem = problem or receive(response, path, sha256)
         except (requests.RequestException, HTTPError, ValueError) as error:
             while error.__context__ is not None:  # each error repeats the one inside it
                 error = error.__context__
-            problem = f"{type(error).__name__}: {error}"
+            problem = in_brief(error)
         if not problem:
             return
-        if final:  # another try would get the same answer
-            break
-        if attempt < TRIES:
-            time.sleep(BACKOFF * 2 ** (attempt - 1))
-    url = without_password(url)
-    raise UserError(f"download failed after {attempt} of {TRIES} tries: {url}: {problem}")
+        if final:
+            raise UserError(f"download failed (try {attempt}): {without_password(url)}: {problem}")
+        time.sleep(BACKOFF * 2 ** (attempt - 1))
 
 
 def refusal(response):
@@ -154,21 +153,20 @@ def copy_text(source, folder, text):
         download(source, text, SHA256 if source == URL else None)
         # meta.json and every checkpoint name the source: a query may hold secrets, too.
         return re.sub(r"[?#].*", "", without_password(source))
-    elif Path(source).is_file():
-        shutil.copyfile(source, text)
-    else:
+    if not Path(source).is_file():
         problem = "not a file" if Path(source).exists() else "no such file"
         raise UserError(f"--source {source}: {problem}")
+    shutil.copyfile(source, text)
     return source
 
 
 def copy_tiny_shakespeare(earlier, text):
     """Copy Tiny Shakespeare from an earlier call, download it, or fall back to the bundled text."""
-    if earlier.is_file() and sha256_of(earlier) == SHA256:
-        shutil.copyfile(earlier, text)
-        return URL
     try:
-        download(URL, text, SHA256)
+        if earlier.is_file() and sha256_of(earlier) == SHA256:
+            shutil.copyfile(earlier, text)
+        else:
+            download(URL, text, SHA256)
         return URL
     except UserError as error:
         stars = "*" * 78
@@ -176,9 +174,8 @@ def copy_tiny_shakespeare(earlier, text):
             f"{stars}\nWARNING: this is NOT Shakespeare: {error}.\n"
             f"The text is {BUNDLED.name}, a pastiche that comes with this project. Everything\n"
             "works, but the losses cannot be compared with those on Tiny Shakespeare. For the\n"
-            "real text, run this again with an internet connection, or get the file elsewhere,\n"
-            f"{URL},\n"
-            f"and run: python prepare_shakespeare.py --source FILE\n{stars}",
+            f"real text, run this again with an internet connection, or get\n{URL}\n"
+            f"elsewhere and run: python prepare_shakespeare.py --source FILE\n{stars}",
             file=sys.stderr,
         )
         shutil.copyfile(BUNDLED, text)
@@ -229,22 +226,20 @@ def parse_split(text):
     except InvalidOperation:
         valid = False
     if not valid or len(fractions) not in (2, 3):
-        raise UserError(
-            f"--split {text}: give two or three fractions above 0 that sum to 1, as in 0.9,0.1"
-        )
+        wanted = "give two or three fractions above 0 that sum to 1, as in 0.9,0.1"
+        raise UserError(f"--split {text}: {wanted}")
     return fractions
 
 
 def split_sizes(characters, fractions):
     """The number of characters in each split: a list of integers that sum to `characters`."""
-    ends = [int(characters * sum(fractions[: i + 1])) for i in range(len(fractions))]
+    ends = [int(characters * end) for end in accumulate(fractions)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def write_tokens(path, tokenizer, sizes, folder):
     """Write one .bin file per split. sizes: {split: characters}. Returns {file name: sha256}."""
-    pieces, checksums = read_text(path), {}
-    ids = np.empty(0, dtype="<u2")
+    pieces, ids, checksums = read_text(path), np.empty(0, dtype="<u2"), {}
     for split, size in sizes.items():
         digest = hashlib.sha256()
         with open(folder / f"{split}.bin", "wb") as file:
@@ -267,14 +262,11 @@ def check_text(name, found, vocab, sizes):
     if not found:
         raise UserError(f"{name} is empty")
     if min(sizes) < 2:  # a character and the one that follows it
-        raise UserError(
-            f"{name} is too short to split: {sum(sizes)} characters into parts of "
-            f"{', '.join(map(str, sizes))}; each needs at least 2"
-        )
+        problem = f"{name} is too short: {sum(sizes)} characters into parts of {sizes}"
+        raise UserError(f"{problem}; each needs at least 2")
     if len(found) > LARGEST_VOCABULARY:
-        raise UserError(
-            f"{name} has {len(found):,} different characters; {LARGEST_VOCABULARY:,} is the most"
-        )
+        problem = f"{name} has {len(found):,} different characters"
+        raise UserError(f"{problem}; {LARGEST_VOCABULARY:,} is the most")
     unknown = set(found) - set(vocab or found)
     if unknown:
         raise UserError(f"{name} has characters that the vocabulary lacks: {listed(unknown)}")
@@ -307,7 +299,7 @@ def prepare(source, dataset, fractions, vocab=None):
             scratch = Path(scratch)
             text = scratch / "input.txt"
             origin = copy_text(source, folder, text)
-            origin = origin.encode("utf-8", "replace").decode()  # file names need not be UTF-8
+            origin = origin.encode("utf-8", "replace").decode()  # a file's name may not be UTF-8
             found, characters = scan_text(text, origin)
             sizes = split_sizes(characters, fractions)
             check_text(origin, found, vocab, sizes)
