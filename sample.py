@@ -107,12 +107,13 @@ def write(network, tokenizer, prompt, idx, options):
     shown = "" if options.start is None else prompt
     if options.temperatures:
         texts = []
-        for settings["temperature"] in options.temperatures:
+        for temperature in options.temperatures:
+            settings["temperature"] = temperature
             settings["generator"].manual_seed(options.seed)
             sample = generate(network, idx, **settings)[0, idx.shape[1] :]
-            texts.append(shown + tokenizer.decode(sample.cpu()))
-        titles = [f"temperature {temperature:g}" for temperature in options.temperatures]
-        print(side_by_side(titles, texts, shutil.get_terminal_size().columns))
+            text = shown + tokenizer.decode(sample.cpu())
+            texts.append((f"temperature {temperature:g}", text))
+        print(side_by_side(texts, shutil.get_terminal_size().columns))
     elif options.num_samples == 1:
         print(shown, end="", flush=True)
         for token in stream(network, idx, **settings):  # (1, 1)
@@ -125,11 +126,11 @@ def write(network, tokenizer, prompt, idx, options):
             print(shown + tokenizer.decode(sample), flush=True)
 
 
-def side_by_side(titles, texts, width):
-    """Texts as columns of one text that is `width` characters wide, under their titles."""
+def side_by_side(texts, width):
+    """[(title, text), ...] as columns of one text that is `width` characters wide."""
     column = max(16, (width + 3) // len(texts) - 3)  # " | " stands between two
     columns = []
-    for title, text in zip(titles, texts, strict=True):
+    for title, text in texts:
         lines = [title, ""]
         for line in text.splitlines():
             lines += textwrap.wrap(line, column) or [""]
@@ -149,9 +150,8 @@ def main(arguments):
     network = network_from(checkpoint, attention=attention).eval()
     network = network.to(device, hardware.pick_dtype(options.dtype, device))
     hardware.pack_weights(network)
-    progress = checkpoint["progress"]
+    progress, source = checkpoint["progress"], checkpoint["source"]
     about = f"validation loss {progress['best_val_loss']:.4f}, step {progress['step']}"
-    source = checkpoint["source"]
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     started = time.monotonic()
