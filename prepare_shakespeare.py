@@ -119,7 +119,7 @@ def refusal(response):
         return f"HTTP {response.status_code}"
     if "html" in kind:
         return f"a web page ({kind}), not a text"
-    return None if encoding == "identity" else f"compressed ({encoding}), which nobody asked for"
+    return None if encoding == "identity" else f"compressed ({encoding}), unlike the request"
 
 
 def receive(response, path, sha256):
@@ -133,7 +133,7 @@ def receive(response, path, sha256):
                 return f"not complete after {DEADLINE} seconds"
     promised = int(response.headers.get("Content-Length", received))
     if received != promised:
-        return f"only {received} of {promised} bytes came"
+        return f"received only {received} of {promised} bytes"
     with open(path, "rb") as file:
         if file.read(200).lstrip().lower().startswith((b"<!doctype html", b"<html")):
             return "a web page, not a text"

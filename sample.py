@@ -2,8 +2,8 @@
 
     python sample.py --temperature=0.8                     from the newest checkpoint under out/
     python sample.py --start "ROMEO:" --num_samples=5      five continuations of a prompt
-    python sample.py --start FILE:prompt.txt > poem.txt    the prompt from a file, the text to one
-    python sample.py --temperatures 0.2,0.8,1.5            the same prompt at each, side by side
+    python sample.py --start FILE:prompt.txt > poem.txt    the prompt from a file, output to a file
+    python sample.py --temperatures 0.2,0.8,1.5            one text per temperature, side by side
 
 The text goes to standard output, everything else to standard error. The same seed writes the same
 text. Below 1, the temperature makes likely characters likelier; above 1, all become alike; at 0
@@ -55,7 +55,7 @@ def read_options(arguments):
     add("--num_samples", type=int, default=1, help="how many texts (default: 1)")
     add("--max_new_tokens", type=int, default=500, help="characters in each (default: 500)")
     add("--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)")
-    add("--temperatures", type=temperatures, metavar="T,T,...", help="a text at each, side by side")
+    add("--temperatures", type=temperatures, metavar="T,T,...", help="one text each, side by side")
     add("--top_k", type=int, help="draw from the k likeliest characters only (default: all)")
     add("--top_p", type=float, help="draw from the likeliest that sum to p only (default: all)")
     add("--seed", type=int, default=1337, help="another seed, another text (default: 1337)")
@@ -74,7 +74,7 @@ def read_options(arguments):
         if not valid:
             raise UserError(f"--{name} must be {wanted}, not {getattr(options, name)}")
     if options.temperatures and options.num_samples > 1:
-        raise UserError("--temperatures writes one text at each: leave --num_samples out")
+        raise UserError("--temperatures writes one text for each: leave --num_samples out")
     return options
 
 

@@ -67,7 +67,7 @@ def check_contents(checkpoint):
     if checkpoint["format"] not in READABLE:
         raise ValueError(f"its format is {checkpoint['format']}, this program reads {READABLE}")
     check_types(checkpoint, TYPES)
-    check_types(checkpoint, {name: OPTIONAL[name] for name in OPTIONAL.keys() & checkpoint})
+    check_types(checkpoint, {name: OPTIONAL[name] for name in OPTIONAL if name in checkpoint})
     check_vocabulary(checkpoint["vocab"])
     check_tensors(checkpoint["weights"])
     progress = Progress(**checkpoint["progress"])
@@ -264,9 +264,9 @@ def check_optimizer_state(optimizer, state):
 
 
 def begin(run):
-    """Make the folder this run's: save the run before its first step, so that it can be resumed
-    whatever happens, and remove what an earlier run left. A resumed run finishes what a kill may
-    have interrupted: this, or the writing of the log."""
+    """Save the run before its first step, so that it can be resumed whatever happens, and remove
+    what an earlier run left in its folder. A resume repeats what a kill may have interrupted: this,
+    or the writing of the log."""
     if run.config.init_from != "resume":
         save_for_resume(run)
     if run.progress.log:
@@ -282,7 +282,7 @@ def save(run, name, **more):
         "format": FORMAT,
         "network": asdict(run.network.config),
         "weights": run.network.state_dict(),
-        **{name: run.meta[name] for name in ("vocab", "source", "sha256")},
+        **{entry: run.meta[entry] for entry in ("vocab", "source", "sha256")},
         "checksums": checksums_of_splits(run.meta),
         "threads": torch.get_num_threads(),
         "config": asdict(run.config),

@@ -61,7 +61,7 @@ def summed(tensor):
 
 
 def from_first_process(*objects):
-    """Process 0's objects, in every process: the others may see another disk."""
+    """Process 0's objects, in every process: the files on another machine may differ."""
     objects = list(objects)
     if WORLD > 1:
         distributed.broadcast_object_list(objects, device=torch.device("cpu"))
@@ -77,7 +77,6 @@ class StopRequest:
 
     def __init__(self):
         self.received = self.signal = 0
-        Output.error = None
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)
             # nohup ignores SIGHUP so that a run outlives the terminal.

@@ -50,11 +50,11 @@ class Config:
     block_size: int = setting(64, "context: characters read at once", low=1, high=2**20)
     position: str = setting("learned", "positional encoding", "learned sinusoidal rotary none")
     qk_norm: bool = setting(False, "layer norm of queries and keys")
-    token_shift: bool = setting(False, "half of what a block reads is the previous character's")
+    token_shift: bool = setting(False, "half of a block's input is the previous character's")
     n_hidden: int = setting(512, "width of the mlp's hidden layer", low=1)
     bias: bool = setting(False, "biases in linear layers and layer norms")
     dropout: float = setting(0.0, "probability of zeroing an activation", low=0.0, below=1.0)
-    attention: str = setting("auto", "same numbers; auto: fused on CUDA", "auto written_out fused")
+    attention: str = setting("auto", "implementation; auto: fused on CUDA", "auto written_out fused")
 
     # the optimization
     max_iters: int = setting(2000, "training steps", low=1, high=10**10)
@@ -83,7 +83,7 @@ class Config:
 SETTINGS = {entry.name: entry for entry in fields(Config)}
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not restore them
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
-# nanoGPT's settings that have no meaning here: its recipes and command lines run all the same.
+# nanoGPT's settings that have no meaning here: its recipes and command lines still run.
 IGNORED = {"always_save_checkpoint", "wandb_log", "wandb_project", "wandb_run_name", "backend"}
 LARGEST = 2**63 - 1  # the largest integer that a tensor holds
 
@@ -191,8 +191,7 @@ def parse_command_line(arguments):
     )
     parser.add_argument("recipe", nargs="?", help="a file of `name = value` lines, see config/")
     for name, entry in SETTINGS.items():
-        default = repr(entry.default) if entry.type is str else entry.default
-        help_text = f"{entry.metadata['meaning']} (default: {default})"
+        help_text = f"{entry.metadata['meaning']} (default: {entry.default!r})"
         bare = {"nargs": "?", "const": "True"} if entry.type is bool else {}  # --compile is True
         parser.add_argument(f"--{name}", metavar=entry.type.__name__, help=help_text, **bare)
     for name in IGNORED:

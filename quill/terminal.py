@@ -53,11 +53,8 @@ class Output:
 
 
 def run_main(main):
-    """Call `main(arguments)` and turn its errors into one line on standard error.
-
-    Exit status: 0 if all went well, 1 after an error, 2 after a wrong option, 128 + n after signal
-    n (the shells' convention).
-    """
+    """Call `main(arguments)` and turn its errors into one line on standard error. Exit status: 1
+    after an error, 2 after a wrong option, 128 + n after signal n (the shells' convention)."""
     keep_freed_memory()
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it, and so do we
         number = getattr(signal, name, None)
@@ -251,7 +248,7 @@ def sync_folder(path):
 
 @contextlib.contextmanager
 def locked(folder):
-    """Keep other processes of this program out of a folder, and clean up what killed ones left.
+    """Keep other processes of this program out of a folder, and clean up after killed ones.
 
     The folder is made if it does not exist, and removed again if nothing was put into it. The
     operating system releases the lock when the process ends, however it ends. Raises UserError
