@@ -54,7 +54,7 @@ class Config:
     n_hidden: int = setting(512, "width of the mlp's hidden layer", low=1)
     bias: bool = setting(False, "biases in linear layers and layer norms")
     dropout: float = setting(0.0, "probability of zeroing an activation", low=0.0, below=1.0)
-    attention: str = setting("auto", "implementation; auto: fused on CUDA", "auto written_out fused")
+    attention: str = setting("auto", "variant; auto: fused on CUDA", "auto written_out fused")
 
     # the optimization
     max_iters: int = setting(2000, "training steps", low=1, high=10**10)
