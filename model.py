@@ -111,16 +111,16 @@ class KeyValueCache:
         self.previous = {}  # for token_shift: {norm: its newest output, (B, 1, C)}
 
     def extend(self, k, v):
-        """Append keys and values (B, n_head, T, head_size); returns both for all block_size
-        positions. Unused ones are zero and masked: a fixed shape lets oneDNN reuse one kernel."""
+        """Append keys and values (B, n_head, T, head_size); returns all that are kept so far, each
+        (B, n_head, length, head_size)."""
         if self.length == 0:
             B, n_head, _, head_size = k.shape
-            self.keys = k.new_zeros(B, n_head, self.block_size, head_size)
-            self.values = v.new_zeros(B, n_head, self.block_size, head_size)
+            self.keys = k.new_empty(B, n_head, self.block_size, head_size)
+            self.values = torch.empty_like(self.keys)
         start, self.length = self.length, self.length + k.shape[2]
         self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v
-        return self.keys, self.values
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
 class CausalSelfAttention(nn.Module):
@@ -146,23 +146,23 @@ class CausalSelfAttention(nn.Module):
         qkv = self.query_key_value(x)  # (B, T, C) -> (B, T, 3C)
         qkv = qkv.view(B, T, 3, n_head, head_size)  # (B, T, 3C) -> (B, T, 3, n_head, head_size)
         qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # -> (3, B, n_head, T, head_size)
-        qk, v = qkv[:2], qkv[2]
+        qk, v = qkv.split([2, 1])  # (2, B, n_head, T, head_size), (1, B, n_head, T, head_size)
         if self.config.qk_norm:
             qk = F.layer_norm(qk, (head_size,))
         if rotary is not None:
             qk = rotate(qk, *rotary)
         q, k = qk  # (2, B, n_head, T, head_size) -> 2 x (B, n_head, T, head_size)
-        start = 0
+        v = v.squeeze(0)  # (1, B, n_head, T, head_size) -> (B, n_head, T, head_size)
+        start, one_token = 0, False
         if cache is not None:
-            start = cache.length
-            keys, values = cache.extend(k, v)  # 2 x (B, n_head, block_size, head_size)
-            if start > 0:  # else there are no earlier characters than these T
-                k, v = keys, values
+            start, one_token = cache.length, T == 1
+            k, v = cache.extend(k, v)  # 2 x (B, n_head, start + T, head_size)
 
-        if self.config.attention == "fused" and start == 0:
-            # The same numbers from one kernel, which never stores the (T, T) weights.
+        if one_token or (self.config.attention == "fused" and start == 0):
+            # The same numbers from one kernel, which never stores the (T, T) weights. A single
+            # token sees all others: it needs no mask.
             p = self.config.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=not one_token)
         else:
             y = self.attend_written_out(q, k, v, start)  # (B, n_head, T, head_size)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, n_head, T, head_size) -> (B, T, C)
@@ -367,7 +367,10 @@ def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     for _ in range(max_new_tokens):
         logits, _ = network(unread, caches=caches)  # (B, T') -> (B, T', V)
         probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
-        drawn = torch.multinomial(probabilities, 1, generator=generator)  # (B, V) -> (B, 1)
+        # Dividing by exponential noise makes token i the largest with probability i. It draws as
+        # torch.multinomial does, which would wait for a GPU at each token.
+        noise = torch.empty_like(probabilities).exponential_(generator=generator)  # (B, V)
+        drawn = (probabilities / noise).argmax(dim=1, keepdim=True)  # (B, V) -> (B, 1)
         yield drawn
         window = torch.cat([window, drawn], dim=1)[:, -block_size:]
         unread = drawn if caches else window

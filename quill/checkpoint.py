@@ -31,6 +31,7 @@ TYPES |= {"config": dict, "progress": dict}
 OPTIONAL = {"optimizers": list, "scaler": dict, "checksums": dict, "threads": int}
 NETWORK_SETTINGS = {entry.name for entry in fields(NetworkConfig)} & set(SETTINGS)
 SHAPE = NETWORK_SETTINGS - {"dropout", "attention"}  # these two may change from run to run
+LARGEST_TABLES = 1 << 28  # bytes of position tables, which the size of the weights does not limit
 LOG_COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 
 
@@ -50,10 +51,12 @@ def load_checkpoint(path):
 
     Nothing in the file is executed (weights_only), every byte is checked against the checksums of
     the zip format, which torch.load itself ignores, and every part against the others, before a
-    network is built.
+    network is built. It takes no more memory than the file is large.
     """
     with reading(f"checkpoint {path}", maker="train.py"):
         with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type for member in archive.infolist()):
+                raise ValueError("it is compressed, which torch.save never does")
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"wrong checksum in {damaged}")
@@ -92,6 +95,8 @@ def check_contents(checkpoint):
     config = NetworkConfig(**network)
     if least_parameters(config) > sum(weight.numel() for weight in weights.values()):
         raise ValueError("the network is larger than its weights")  # before it takes memory
+    if config.block_size * config.n_embd * 8 > LARGEST_TABLES and config.network == "gpt":
+        raise ValueError(f"block_size {config.block_size} is too large")
     tied = ("lm_head.weight", "token_embedding.weight")
     if config.network == "gpt" and not torch.equal(*(weights[name] for name in tied)):
         raise ValueError("lm_head.weight is not token_embedding.weight")
