@@ -148,8 +148,7 @@ def main(arguments):
     device = hardware.pick_device(options.device)
     attention = hardware.pick_attention(checkpoint["config"].get("attention", "auto"), device)
     network = network_from(checkpoint, attention=attention).eval()
-    network = network.to(device, hardware.pick_dtype(options.dtype, device))
-    hardware.pack_weights(network)
+    network = hardware.speed_up_sampling(network, options.dtype, device, options.num_samples)
     progress, source = checkpoint["progress"], checkpoint["source"]
     about = f"validation loss {progress['best_val_loss']:.4f}, step {progress['step']}"
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
