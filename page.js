@@ -522,10 +522,12 @@ class Stream {
     this.logits = null; // (V), those after the last of them
   }
 
-  set_text(ids, prompt_length) {
-    // Another text, at least one character. What it shares with the present one is kept.
+  set_text(ids, prompt_length, wanted = Infinity) {
+    // Another text, at least one character. What it shares with the present one is kept; but from
+    // the character `wanted` on, all is read again.
+    const most = Math.min(ids.length - 1, wanted);
     let same = 0;
-    while (same < ids.length - 1 && ids[same] === this.ids[same]) same++;
+    while (same < most && ids[same] === this.ids[same]) same++;
     this.ids = [...ids];
     this.prompt_length = prompt_length;
     this.known = Math.min(this.known, same);
@@ -626,68 +628,71 @@ function* unpack(text, tensors) {
 
 // --- The worker: runs the network beside the page, which stays free to draw --------------------
 
-// What the page sends: {kind: "load", config, tensors, text}, once; {kind: "text", ids,
-// prompt_length}: another text; {kind: "settings", settings}: how to draw; {kind: "write", count};
-// {kind: "stop"}. What the worker sends: {kind: "progress", fraction}; {kind: "loaded"};
-// {kind: "drawn", index, id}; {kind: "records", records}, see Stream.read; {kind: "ready"}: the text
-// is read; {kind: "done", count, seconds}: count characters are written.
+// What the page sends:
+//   load {config, tensors, text}                       once
+//   text {ids, prompt_length, wanted, version}         another text, see Stream.set_text; numbered
+//   settings {settings}                                how to draw from now on
+//   write {count}, stop {}
+// What the worker sends:
+//   progress {fraction}, loaded {}                     of the weights
+//   drawn {index, id, version}                         a character
+//   records {records, version}                         what was read, see Stream.read
+//   done {count, seconds}                              once for each write
 
 function start_worker() {
-  let stream, settings;
+  let stream, settings, version;
   let turn = 0; // raised by each new task, which ends the one before
+  let stopped = false;
 
-  // Lets messages arrive. Unlike setTimeout, a message to oneself is not delayed by 4 ms.
+  // Lets messages arrive. Unlike a time-out, a message to oneself is not delayed by 4 ms.
   const { port1, port2 } = new MessageChannel();
+  const resumed = [];
+  port1.onmessage = () => resumed.shift()();
   const pause = () => new Promise((resolve) => {
-    port1.onmessage = resolve;
+    resumed.push(resolve);
     port2.postMessage(null);
   });
-
-  async function load({ config, tensors, text }) {
-    const steps = unpack(text, tensors);
-    let step = steps.next();
-    for (; !step.done; step = steps.next()) postMessage({ kind: "progress", fraction: step.value });
-    stream = new Stream(build(config, step.value));
-    postMessage({ kind: "loaded" });
-  }
 
   async function read(mine) {
     for (const records of stream.read()) {
       const moved = records.flatMap((record) => record.attention.map((array) => array.buffer));
-      postMessage({ kind: "records", records }, moved);
+      postMessage({ kind: "records", records, version }, moved);
       await pause();
-      if (turn !== mine) return false;
+      if (turn !== mine) return;
     }
-    return true;
-  }
-
-  async function set_text({ ids, prompt_length }) {
-    const mine = ++turn;
-    stream.set_text(ids, prompt_length);
-    if (await read(mine)) postMessage({ kind: "ready" });
-  }
-
-  async function write({ count }) {
-    const mine = ++turn, began = performance.now();
-    const done = (written) => {
-      postMessage({ kind: "done", count: written, seconds: (performance.now() - began) / 1000 });
-    };
-    await read(mine);
-    for (let written = 0; written < count; written++) {
-      if (turn !== mine) return done(written);
-      const id = stream.draw(settings);
-      postMessage({ kind: "drawn", index: stream.ids.length - 1, id });
-      await read(mine);
-    }
-    done(count);
   }
 
   const tasks = {
-    load,
-    text: set_text,
-    write,
+    load({ config, tensors, text }) {
+      const steps = unpack(text, tensors);
+      let step = steps.next();
+      for (; !step.done; step = steps.next()) postMessage({ kind: "progress", fraction: step.value });
+      stream = new Stream(build(config, step.value));
+      postMessage({ kind: "loaded" });
+    },
+
+    text(message) {
+      version = message.version;
+      stream.set_text(message.ids, message.prompt_length, message.wanted);
+      return read(++turn);
+    },
+
+    async write({ count }) {
+      const mine = ++turn, began = performance.now();
+      let written = 0;
+      stopped = false;
+      await read(mine);
+      while (written < count && turn === mine && !stopped) {
+        const id = stream.draw(settings);
+        written += 1;
+        postMessage({ kind: "drawn", index: stream.ids.length - 1, id, version });
+        await read(mine);
+      }
+      postMessage({ kind: "done", count: written, seconds: (performance.now() - began) / 1000 });
+    },
+
     settings: (message) => (settings = message.settings),
-    stop: () => turn++,
+    stop: () => (stopped = true),
   };
   onmessage = (event) => tasks[event.data.kind](event.data);
 }
@@ -749,7 +754,8 @@ class Page {
     this.oldest = 0; // the first character that still has its attention weights
     this.total_loss = this.counted = 0; // of the characters up to `summed`
     this.summed = 0;
-    this.writing = false;
+    this.version = 0; // of the text: what the worker still says of an older one is ignored
+    this.pending = 0; // presses of Write that the worker has not done yet
     this.drawn_again = false; // whether the page will be drawn at the next frame
     this.text_view = new TextView(this);
     this.choice_view = new ChoiceView(this);
@@ -798,17 +804,17 @@ class Page {
 
   set_text(ids, prompt_length, kept) {
     // Another text, whose first `kept` characters stay as they are.
-    this.set_writing(false);
     this.truncate(kept);
     for (const id of ids.slice(kept)) this.text.push({ id });
     this.prompt_length = prompt_length;
     this.hovered = null;
-    this.worker.postMessage({ kind: "text", ids, prompt_length });
+    let wanted = kept; // what the worker has sent may still be under way, and is then ignored
+    while (wanted && !this.text[wanted - 1].logits) wanted--;
+    this.worker.postMessage({ kind: "text", ids, prompt_length, wanted, version: ++this.version });
     this.draw_soon();
   }
 
   truncate(length) {
-    // The last character's record stays valid only if the character before its successor does.
     this.text.length = Math.min(this.text.length, length);
     this.kept = 0;
     for (const one of this.text) this.kept += one.attention ? size_of(one.attention) : 0;
@@ -819,7 +825,7 @@ class Page {
 
   write(count) {
     this.selected = null;
-    this.set_writing(true);
+    this.set_pending(this.pending + 1);
     this.worker.postMessage({ kind: "settings", settings: this.settings() });
     this.worker.postMessage({ kind: "write", count });
     by_id("status").textContent = count > 1 ? "Writing." : "";
@@ -829,23 +835,23 @@ class Page {
     this.worker.postMessage({ kind: "stop" });
   }
 
-  set_writing(writing) {
-    this.writing = writing;
-    by_id("stop").disabled = !writing;
+  set_pending(pending) {
+    this.pending = pending;
+    by_id("stop").setAttribute("aria-disabled", pending === 0); // "disabled" would lose the focus
   }
 
   // What comes from the worker.
 
-  drawn({ index, id }) {
-    if (index !== this.text.length || !this.writing) return; // of a text that is no more
+  drawn({ index, id, version }) {
+    if (version !== this.version) return;
     this.text[index] = { id };
     if (!performance.getEntriesByName("first character").length) performance.mark("first character");
     this.draw_soon();
   }
 
-  records({ records }) {
+  records({ records, version }) {
+    if (version !== this.version) return;
     for (const { index, ...record } of records) {
-      if (index >= this.text.length) return;
       Object.assign(this.text[index], record);
       this.kept += size_of(record.attention);
     }
@@ -858,7 +864,7 @@ class Page {
   }
 
   done({ count, seconds }) {
-    this.set_writing(false);
+    this.set_pending(this.pending - 1);
     const rate = `${whole(Math.round(count / seconds))} characters per second`;
     by_id("status").textContent = count > 1 ? `Wrote ${count} characters, ${rate}.` : "";
     document.body.dataset.rate = count / seconds; // for the benchmark
@@ -931,6 +937,7 @@ class TextView {
     this.lit = new Set(); // spans that attention lights
     this.caret = element("span", { class: "character caret", role: "option" }, "▏");
     this.caret.setAttribute("aria-label", "the next character, not drawn yet");
+    this.caret_line = element("div", { class: "line", role: "presentation" }); // for it alone
     this.marked = null;
     this.truncate(0);
     const index_of = (event) => {
@@ -1001,9 +1008,11 @@ class TextView {
   }
 
   truncate(length) {
+    this.caret.remove();
+    this.caret_line.remove();
     while (this.spans.length > length) this.spans.pop().remove();
     const lines = this.box.children;
-    while (lines.length && !lines[lines.length - 1].querySelector(".character:not(.caret)")) {
+    while (lines.length && !lines[lines.length - 1].hasChildNodes()) {
       lines[lines.length - 1].remove();
     }
     this.lit.clear();
@@ -1031,9 +1040,10 @@ class TextView {
     this.caret.remove();
     const more = this.spans.length < page.text.length;
     while (this.spans.length < page.text.length) this.append(this.spans.length);
-    const last = page.text.length ? page.character(page.text[page.text.length - 1].id) : "";
-    (box.lastElementChild ?? box).append(this.caret);
-    this.caret.classList.toggle("after_line", last === "\n");
+    this.caret_line.remove();
+    const last = page.text[page.text.length - 1];
+    if (!last || page.character(last.id) === "\n") box.append(this.caret_line);
+    box.lastElementChild.append(this.caret);
     if (page.shading === "surprise") this.shade_surprise();
     else this.shade_attention();
     this.mark(page.chosen_index());
@@ -1122,13 +1132,12 @@ class ChoiceView {
     this.rows.forEach((row) => row.body.addEventListener("click", () => page.choose(page.chosen_index(), row.id)));
     this.others = this.new_row("div");
     this.others.body.classList.add("others");
-    this.others.name.textContent = "others";
-  }
+      }
 
   new_row(tag) {
     const name = element("bdi", { class: "name" }), bar = element("span", { class: "bar" });
     const number = element("span", { class: "percent" }), mark = element("span", { class: "mark" });
-    const body = element(tag, {}, name, element("span", { "aria-hidden": "true" }, bar), number, mark);
+    const body = element(tag, {}, name, element("span", { class: "track", "aria-hidden": "true" }, bar), number, mark);
     const item = this.bars.appendChild(element("li", {}, body));
     return { item, body, name, bar, number, mark };
   }
@@ -1159,7 +1168,7 @@ class ChoiceView {
     });
     const rest = 1 - this.rows.reduce((sum, row) => sum + (row.item.hidden ? 0 : probabilities[row.id]), 0);
     this.others.item.hidden = page.data.vocab.length <= shown.length;
-    this.fill(this.others, "others", Math.max(0, rest), "");
+    this.fill(this.others, "rest", Math.max(0, rest), "");
     const bits = entropy(probabilities);
     by_id("context").replaceChildren(
       "After ", element("bdi", { class: "mono" }, (first ? "…" : "") + context),
@@ -1318,6 +1327,10 @@ function ticks(low, high, count) {
   return found;
 }
 
+function plot_width(id) {
+  return Math.max(280, by_id(id).clientWidth); // in pixels, so that a phone's labels are not smaller
+}
+
 function show_loss({ log, run, config }) {
   const { step: steps, train_loss, val_loss } = log;
   if (steps.length < 2) {
@@ -1329,11 +1342,11 @@ function show_loss({ log, run, config }) {
     "text it is trained on, and on the validation text, which it never trains on. Where the two part, " +
     "the network memorizes. ", element("span", { "data-code": "with_loss" }),
   );
-  const width = 560, height = 300, left = 40, bottom = 36, right = 84;
+  const width = plot_width("loss"), height = 300, left = 40, bottom = 36, right = 84;
   const all = [...train_loss, ...val_loss];
   const low = Math.min(...all), high = Math.max(...all) + 1e-9;
   const last = steps[steps.length - 1];
-  const x = (step) => left + ((width - left - right) * (step - steps[0])) / (last - steps[0] || 1);
+  const x = (step) => left + ((width - left - right) * step) / last;
   const y = (loss) => 8 + ((height - bottom - 8) * (high - loss)) / (high - low);
   const best = val_loss.indexOf(Math.min(...val_loss));
   const title = `The validation loss falls from ${val_loss[0].toFixed(2)} to ${val_loss[best].toFixed(2)} at step ${steps[best]}.`;
@@ -1342,7 +1355,7 @@ function show_loss({ log, run, config }) {
     plot.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(loss), y2: y(loss) }));
     plot.append(svg("text", { x: left - 8, y: y(loss) + 4, "text-anchor": "end" }, loss));
   }
-  for (const step of ticks(steps[0], last, 5)) {
+  for (const step of ticks(0, last, width / 110)) {
     plot.append(svg("text", { x: x(step), y: height - bottom + 20, "text-anchor": "middle" }, whole(step)));
   }
   plot.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }));
@@ -1371,9 +1384,11 @@ function show_plane({ plane, vocab, config }) {
   note.append(
     what + "Here they lie in the plane in which they differ most. Nobody told the network what a vowel " +
     "is (set in bold), or a capital: characters that are used alike come to lie close together. ",
-    element("span", { "data-code": { bigram: "Bigram", mlp: "MLP", gpt: "GPT" }[config.network] }),
+    element("span", {
+      "data-code": { bigram: "Bigram", mlp: "MLP", gpt: "GPT" }[config.network], "data-says": "They belong to",
+    }),
   );
-  const width = 560, height = 420, margin = 16;
+  const width = plot_width("plane"), height = 400, margin = 16;
   const range = (axis) => {
     const values = plane.positions.map((position) => position[axis]);
     const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
@@ -1409,7 +1424,9 @@ function show_parameters({ tensors, config }) {
       gpt: "Most are in the blocks: feed-forward has two thirds of theirs, attention one third. The " +
         "matrix at the end, lm_head, is the token embedding once more. ",
     }[config.network],
-    element("span", { "data-code": { bigram: "Bigram", mlp: "MLP", gpt: "Block" }[config.network] }),
+    element("span", {
+      "data-code": { bigram: "Bigram", mlp: "MLP", gpt: "Block" }[config.network], "data-says": "They are those of",
+    }),
   );
   for (const [part, count] of counts) {
     const bar = element("i");
@@ -1424,7 +1441,7 @@ function show_parameters({ tensors, config }) {
 function show_recipe({ recipe, run }) {
   by_id("recipe_note").append(
     `These settings made the network, in ${whole(run.step)} steps. All others had their defaults. Saved ` +
-    "as a file, they are a recipe for train.py. ", element("span", { "data-code": "NetworkConfig" }),
+    "as a file, they are a recipe for train.py. ", element("span", { "data-code": "NetworkConfig", "data-says": "The network's own settings are in" }),
   );
   recipe.forEach(([name, value, meaning], i) => {
     by_id("recipe").append(`${i ? "\n" : ""}${name} = ${value}`, element("span", { class: "comment" }, `  # ${meaning}`));
@@ -1437,6 +1454,7 @@ function show_recipe({ recipe, run }) {
 const TRANSLATED = {
   position_angles, rotary_tables, rotate, KeyValueCache, CausalSelfAttention, shift, FeedForward,
   Block, GPT, next_probabilities, stream: Stream, Bigram, MLP,
+  with_loss: Page.prototype.surprise,
 };
 
 function show_code({ code, config }) {
@@ -1455,7 +1473,7 @@ function show_code({ code, config }) {
     const file = Object.keys(code).find((one) => name in code[one]);
     const link = element("a", { href: `#code-${name}` }, name);
     link.addEventListener("click", () => (by_id(`code-${name}`).open = true));
-    place.append(`Computed by `, link, ` in ${file}.`);
+    place.append(`${place.dataset.says ?? "Computed by"} `, link, ` in ${file}.`);
   }
 }
 
@@ -1487,7 +1505,6 @@ function start_page() {
     },
     drawn: (message) => page.drawn(message),
     records: (message) => page.records(message),
-    ready: () => page.draw_soon(),
     done: (message) => page.done(message),
   };
   worker.onmessage = (event) => reports[event.data.kind](event.data);

@@ -29,6 +29,7 @@ import model
 from plots import KINDS, kind_of, principal_components, read_log
 
 HERE = Path(__file__).parent
+NO_RECIPE = PER_CALL | {"device", "dtype", "compile"}  # settings of a machine, not of a recipe
 
 
 def packed_weights(network):
@@ -78,7 +79,7 @@ def recipe_of(checkpoint):
     return [
         [name, repr(value), SETTINGS[name].metadata["meaning"]]
         for name, value in checkpoint["config"].items()
-        if name in SETTINGS and name not in PER_CALL and value != SETTINGS[name].default
+        if name in SETTINGS and name not in NO_RECIPE and value != SETTINGS[name].default
     ]
 
 
