@@ -25,21 +25,22 @@ class Linear {
     const y = new Float32Array(T * outputs);
     let t = 0;
     for (; t + 4 <= T; t += 4) multiply_four(weight, outputs, inputs, x, t, y);
-    for (; t < T; t++) multiply(weight, 0, outputs, inputs, x, t * inputs, y, t * outputs);
+    for (; t < T; t++) multiply(weight, 0, inputs, outputs, inputs, x, t * inputs, y, t * outputs);
     if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % outputs];
     return y; // (T, outputs)
   }
 }
 
-function multiply(matrix, start, rows, columns, x, from, y, to) {
-  // y = matrix x: the dot products of the rows of a matrix, which begins at `start`, with the
-  // vector at x[from]. Eight rows at a time: each number of x is loaded once for all eight, and the
-  // processor adds to one sum while the others wait for their last addition. All of the network's
-  // time is spent here and in multiply_four. Sums are float64, JavaScript's only kind of number.
+function multiply(matrix, start, stride, rows, columns, x, from, y, to) {
+  // y = matrix x: the dot products of the rows of a matrix with the vector at x[from]. The first
+  // row begins at matrix[start], each other one `stride` numbers after the one before. Eight rows
+  // at a time: each number of x is loaded once for all eight, and the processor adds to one sum
+  // while the others wait for their last addition. Nearly all of the network's time is spent here
+  // and in multiply_four. Sums are float64, JavaScript's only kind of number.
   let row = 0;
   for (; row + 8 <= rows; row += 8) {
-    const r0 = start + row * columns, r1 = r0 + columns, r2 = r1 + columns, r3 = r2 + columns;
-    const r4 = r3 + columns, r5 = r4 + columns, r6 = r5 + columns, r7 = r6 + columns;
+    const r0 = start + row * stride, r1 = r0 + stride, r2 = r1 + stride, r3 = r2 + stride;
+    const r4 = r3 + stride, r5 = r4 + stride, r6 = r5 + stride, r7 = r6 + stride;
     let s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
     for (let i = 0; i < columns; i++) {
       const number = x[from + i];
@@ -63,7 +64,7 @@ function multiply(matrix, start, rows, columns, x, from, y, to) {
   }
   for (; row < rows; row++) {
     let sum = 0;
-    for (let i = 0; i < columns; i++) sum += matrix[start + row * columns + i] * x[from + i];
+    for (let i = 0; i < columns; i++) sum += matrix[start + row * stride + i] * x[from + i];
     y[to + row] = sum;
   }
 }
@@ -100,7 +101,7 @@ function multiply_four(matrix, rows, columns, x, t, y) {
   }
   if (row < rows) {
     for (let n = 0; n < 4; n++) {
-      multiply(matrix, row * columns, 1, columns, x, x0 + n * columns, y, y0 + n * rows + row);
+      multiply(matrix, row * columns, columns, 1, columns, x, x0 + n * columns, y, y0 + n * rows + row);
     }
   }
 }
@@ -202,7 +203,7 @@ class KeyValueCache {
     this.n_head = n_head;
     this.head_size = n_embd / n_head;
     this.keys = new Float32Array(block_size * n_embd); // (n_head, block_size, head_size)
-    this.values = new Float32Array(block_size * n_embd);
+    this.values = new Float32Array(block_size * n_embd); // (n_head, head_size, block_size)
     this.weights = []; // of each character: its attention weights, (n_head, those it sees)
     if (token_shift) {
       this.read = [new Float32Array(block_size * n_embd), new Float32Array(block_size * n_embd)];
@@ -215,10 +216,12 @@ class KeyValueCache {
     const C = n_head * head_size;
     for (let t = 0; t < T; t++) {
       for (let head = 0; head < n_head; head++) {
-        const to = (head * block_size + this.length + t) * head_size;
-        const key = t * 3 * C + C + head * head_size;
-        this.keys.set(qkv.subarray(key, key + head_size), to);
-        this.values.set(qkv.subarray(key + C, key + C + head_size), to);
+        const position = this.length + t, first = head * block_size * head_size;
+        const key = t * 3 * C + C + head * head_size, value = key + C;
+        for (let i = 0; i < head_size; i++) {
+          this.keys[first + position * head_size + i] = qkv[key + i];
+          this.values[first + i * block_size + position] = qkv[value + i]; // transposed
+        }
       }
     }
     this.length += T;
@@ -257,22 +260,17 @@ class CausalSelfAttention {
     const { n_head, n_embd: C } = this.config;
     const { keys, values, block_size, head_size } = cache;
     const y = new Float32Array(T * C);
-    const mean = new Float64Array(head_size);
     for (let t = 0; t < T; t++) {
       const seen = start + t + 1;
       const weights = new Float32Array(n_head * seen);
       for (let head = 0; head < n_head; head++) {
         const first = head * block_size * head_size; // of this head's keys and values
         const query = t * 3 * C + head * head_size, row = head * seen;
-        multiply(keys, first, seen, head_size, qkv, query, weights, row); // the scores, (seen)
+        multiply(keys, first, head_size, seen, head_size, qkv, query, weights, row); // the scores
         for (let s = row; s < row + seen; s++) weights[s] /= Math.sqrt(head_size);
         softmax(weights, row, seen);
-        mean.fill(0);
-        for (let s = 0; s < seen; s++) {
-          const weight = weights[row + s], value = first + s * head_size;
-          for (let i = 0; i < head_size; i++) mean[i] += weight * values[value + i];
-        }
-        y.set(mean, t * C + head * head_size);
+        const mean = t * C + head * head_size;
+        multiply(values, first, block_size, head_size, seen, weights, row, y, mean);
       }
       cache.weights[start + t] = weights; // what the page shows
     }
@@ -536,9 +534,9 @@ class Stream {
   }
 
   *read() {
-    // Read what is unread. Yields after each pass [{index, logits (V), attention, start}] of those
-    // characters that were read for the first time. attention: of each layer, (n_head, those that
-    // the character sees, from `start` on).
+    // Read what is unread. Yields after each pass [{index, id, logits (V), attention, start}] of
+    // those characters that were read for the first time. attention: of each layer, (n_head, those
+    // that the character sees, from `start` on).
     const { network, ids } = this;
     const { block_size } = network.config;
     if (!this.caches.length) { // no cache: the whole window again
@@ -564,7 +562,8 @@ class Stream {
       this.logits = logits.slice(row * V, (row + 1) * V);
       if (index < this.known) continue; // read again, in a new window
       const attention = this.caches.map((cache) => cache.weights[index - this.start]);
-      records.push({ index, logits: this.logits, attention, start: this.start });
+      const id = this.ids[index];
+      records.push({ index, id, logits: this.logits, attention, start: this.start });
     }
     this.known = Math.max(this.known, from + logits.length / V);
     return records;
@@ -635,14 +634,16 @@ function* unpack(text, tensors) {
 //   write {count}, stop {}
 // What the worker sends:
 //   progress {fraction}, loaded {}                     of the weights
-//   drawn {index, id, version}                         a character
 //   records {records, version}                         what was read, see Stream.read
 //   done {count, seconds}                              once for each write
+
+const BETWEEN_REPORTS = 8; // milliseconds: two of them in a frame of the screen
 
 function start_worker() {
   let stream, settings, version;
   let turn = 0; // raised by each new task, which ends the one before
   let stopped = false;
+  let unsent = [], last_report = 0;
 
   // Lets messages arrive. Unlike a time-out, a message to oneself is not delayed by 4 ms.
   const { port1, port2 } = new MessageChannel();
@@ -653,10 +654,17 @@ function start_worker() {
     port2.postMessage(null);
   });
 
+  function report() {
+    postMessage({ kind: "records", records: unsent, version });
+    unsent = [];
+    last_report = performance.now();
+  }
+
   async function read(mine) {
     for (const records of stream.read()) {
-      const moved = records.flatMap((record) => record.attention.map((array) => array.buffer));
-      postMessage({ kind: "records", records, version }, moved);
+      unsent.push(...records);
+      if (performance.now() - last_report < BETWEEN_REPORTS) continue;
+      report();
       await pause();
       if (turn !== mine) return;
     }
@@ -671,10 +679,13 @@ function start_worker() {
       postMessage({ kind: "loaded" });
     },
 
-    text(message) {
+    async text(message) {
+      const mine = ++turn;
       version = message.version;
+      unsent = []; // of the text before
       stream.set_text(message.ids, message.prompt_length, message.wanted);
-      return read(++turn);
+      await read(mine);
+      if (turn === mine) report();
     },
 
     async write({ count }) {
@@ -683,11 +694,11 @@ function start_worker() {
       stopped = false;
       await read(mine);
       while (written < count && turn === mine && !stopped) {
-        const id = stream.draw(settings);
+        stream.draw(settings);
         written += 1;
-        postMessage({ kind: "drawn", index: stream.ids.length - 1, id, version });
         await read(mine);
       }
+      if (turn === mine) report();
       postMessage({ kind: "done", count: written, seconds: (performance.now() - began) / 1000 });
     },
 
@@ -842,18 +853,15 @@ class Page {
 
   // What comes from the worker.
 
-  drawn({ index, id, version }) {
-    if (version !== this.version) return;
-    this.text[index] = { id };
-    if (!performance.getEntriesByName("first character").length) performance.mark("first character");
-    this.draw_soon();
-  }
-
   records({ records, version }) {
     if (version !== this.version) return;
     for (const { index, ...record } of records) {
-      Object.assign(this.text[index], record);
+      this.text[index] = record;
       this.kept += size_of(record.attention);
+    }
+    const first = "first character"; // for the benchmark
+    if (this.text.length > this.prompt_length && !performance.getEntriesByName(first).length) {
+      performance.mark(first);
     }
     while (this.kept > MOST_KEPT && this.oldest < this.text.length - 1) {
       const one = this.text[this.oldest++];
@@ -1503,7 +1511,6 @@ function start_page() {
       page.start_over();
       if (!matchMedia("(prefers-reduced-motion: reduce)").matches) page.write(AT_FIRST);
     },
-    drawn: (message) => page.drawn(message),
     records: (message) => page.records(message),
     done: (message) => page.done(message),
   };
