@@ -757,6 +757,7 @@ class Page {
     this.ids = new Map(data.vocab.map((character, id) => [character, id]));
     this.text = [];
     this.prompt_length = 0;
+    this.read_to = 0; // up to here, the network has read the text
     this.selected = null; // the index of a character; null: the newest; Infinity: the next one
     this.hovered = null;
     this.shading = "surprise";
@@ -830,6 +831,7 @@ class Page {
     this.kept = 0;
     for (const one of this.text) this.kept += one.attention ? size_of(one.attention) : 0;
     this.oldest = Math.min(this.oldest, length);
+    this.read_to = Math.min(this.read_to, length);
     this.summed = this.total_loss = this.counted = 0;
     this.text_view.truncate(length);
   }
@@ -857,6 +859,7 @@ class Page {
     if (version !== this.version) return;
     for (const { index, ...record } of records) {
       this.text[index] = record;
+      this.read_to = index + 1;
       this.kept += size_of(record.attention);
     }
     const first = "first character"; // for the benchmark
@@ -904,9 +907,8 @@ class Page {
   }
 
   mean_loss() {
-    for (; this.summed < this.text.length; this.summed++) {
-      const index = this.summed, surprise = this.surprise(index);
-      if (index && surprise === null && this.text[index].logits === undefined) break; // not yet read
+    for (; this.summed < this.read_to; this.summed++) {
+      const surprise = this.surprise(this.summed);
       if (surprise === null) continue;
       this.total_loss += surprise;
       this.counted += 1;
@@ -1102,11 +1104,10 @@ class TextView {
   }
 
   shade_surprise() {
-    for (; this.shaded < this.spans.length; this.shaded++) {
-      const index = this.shaded, surprise = this.page.surprise(index);
-      if (surprise === null && index && !this.page.text[index].logits) break; // not yet read
+    for (; this.shaded < this.page.read_to; this.shaded++) {
+      const surprise = this.page.surprise(this.shaded);
       if (surprise === null) continue;
-      this.spans[index].style.setProperty("--shade", Math.min(1, surprise / DARKEST).toFixed(3));
+      this.spans[this.shaded].style.setProperty("--shade", Math.min(1, surprise / DARKEST).toFixed(3));
     }
   }
 
@@ -1320,6 +1321,7 @@ class AttentionView {
       context.putImageData(image, 0, 0);
       button.setAttribute("aria-pressed", layer === page.layer && head === page.head);
     }
+    by_id("looks").hidden = page.shading === "attention"; // then it stands below the text
     by_id("looks").replaceChildren(...(last >= 0 ? this.describe(last) : []));
   }
 }
@@ -1357,7 +1359,7 @@ function show_loss({ log, run, config }) {
   const x = (step) => left + ((width - left - right) * step) / last;
   const y = (loss) => 8 + ((height - bottom - 8) * (high - loss)) / (high - low);
   const best = val_loss.indexOf(Math.min(...val_loss));
-  const title = `The validation loss falls from ${val_loss[0].toFixed(2)} to ${val_loss[best].toFixed(2)} at step ${steps[best]}.`;
+  const title = `The validation loss falls from ${val_loss[0].toFixed(2)} to ${val_loss[best].toFixed(2)} at step ${whole(steps[best])}.`;
   const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
   for (const loss of ticks(low, high, 5)) {
     plot.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(loss), y2: y(loss) }));
@@ -1448,12 +1450,14 @@ function show_parameters({ tensors, config }) {
 
 function show_recipe({ recipe, run }) {
   by_id("recipe_note").append(
-    `These settings made the network, in ${whole(run.step)} steps. All others had their defaults. Saved ` +
-    "as a file, they are a recipe for train.py. ", element("span", { "data-code": "NetworkConfig", "data-says": "The network's own settings are in" }),
+    `With these settings the training made the network, in ${whole(run.step)} steps; those in color are ` +
+    "not the defaults. Saved as a file, they are a recipe for train.py. ",
+    element("span", { "data-code": "NetworkConfig", "data-says": "Those of the network are in" }),
   );
-  recipe.forEach(([name, value, meaning], i) => {
-    by_id("recipe").append(`${i ? "\n" : ""}${name} = ${value}`, element("span", { class: "comment" }, `  # ${meaning}`));
-  });
+  for (const [name, value, meaning, changed] of recipe) {
+    const setting = element("span", changed ? { class: "changed" } : {}, `${name} = ${value}`);
+    by_id("recipe").append(setting, element("span", { class: "comment" }, `  # ${meaning}\n`));
+  }
 }
 
 // --- The code ---------------------------------------------------------------------------------

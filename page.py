@@ -75,12 +75,13 @@ def plane_of(network):
 
 
 def recipe_of(checkpoint):
-    """The settings in which the run departs from the defaults: [[name, value, meaning]]."""
-    return [
-        [name, repr(value), SETTINGS[name].metadata["meaning"]]
-        for name, value in checkpoint["config"].items()
-        if name in SETTINGS and name not in NO_RECIPE and value != SETTINGS[name].default
-    ]
+    """The run's settings: [[name, value, meaning, whether it differs from the default]]."""
+    rows = []
+    for name, value in checkpoint["config"].items():
+        if name in SETTINGS and name not in NO_RECIPE:
+            setting = SETTINGS[name]
+            rows.append([name, repr(value), setting.metadata["meaning"], value != setting.default])
+    return rows
 
 
 def source_of(module):

@@ -253,16 +253,23 @@ def test_nothing_in_the_page_leads_out_of_it(here):
 STRANGE = "<script>alert(1)</script>&\"'\u2028\u202e\x00\x1b{{weights}}"
 
 
-def test_text_from_a_stranger_stays_text(here):
+def strange_checkpoint():
+    """Give the checkpoint here a source and a vocabulary from a stranger; returns the latter."""
     length = load_checkpoint("out/run/ckpt.pt")["network"]["vocab_size"]
-    vocab = "".join(dict.fromkeys(STRANGE + "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-    vocab = "".join(sorted(vocab[:length]))
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+    vocab = "".join(sorted("".join(dict.fromkeys(STRANGE + letters))[:length]))
     change_checkpoint(source=STRANGE, vocab=vocab)
+    return vocab
+
+
+def test_text_from_a_stranger_stays_text(here):
     before = made()
+    vocab = strange_checkpoint()
     html = made()
-    assert html.count("<script") == 3 and html.count("</script") == 3 and html == before
+    for tag in ("<script", "</script", "<style"):
+        assert html.count(tag) == before.count(tag)
+    assert html.count("\u2028") == before.count("\u2028") == 0
     assert data_in(html)["run"]["source"] == STRANGE and "".join(data_in(html)["vocab"]) == vocab
-    assert html.isascii() or "\u2028" not in html
 
 
 def error_of(*arguments):
@@ -415,7 +422,7 @@ def test_a_person_writes_chooses_and_points(here, browser):
     page.main([])
     reader = Reader(browser)
     reader.open("out/run/page.html")
-    assert reader.count() == 201  # the line end, and what it writes by itself
+    reader.until(lambda: reader.count() == 201)  # the line end, and what it writes by itself
 
     reader.find("#prompt").send_keys("KING: é")
     reader.until(lambda: reader.text() == "KING: ")
@@ -527,6 +534,61 @@ def test_the_page_is_usable_with_the_keyboard_alone(here, browser):
     reader.script("document.querySelector('#bars button').focus()")
     press(Keys.ENTER)
     reader.until(lambda: reader.count() == 2)
+
+
+@in_browser
+def test_a_prompt_longer_than_the_window_is_read_from_its_last_characters_on(here, browser):
+    page.main([])
+    reader = Reader(browser)
+    reader.open("out/run/page.html")
+    reader.find("#prompt").send_keys("My lord, the king is here, and with him all his men.")
+    reader.until(lambda: reader.text().endswith("all his men."))
+    reader.until(lambda: reader.text_of("#mean_loss") != "–")
+    read = "Array.from(document.querySelectorAll('.character'), (one) => one.style.length > 0)"
+    length, window = reader.count(), 16
+    expected = [False] * (length - window + 1) + [True] * (window - 1) + [False]  # and the caret
+    reader.until(lambda: reader.script(read) == expected)
+
+
+@in_browser
+def test_the_policy_stops_every_connection(here, browser):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            asked.append(self.path)
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    page.main([])
+    reader = Reader(browser)
+    reader.open("out/run/page.html")
+    address = f"http://127.0.0.1:{server.server_port}/"
+    reader.script(
+        "(document.body.append(Object.assign(new Image(), {src: arguments[0] + 'image'})),"
+        " fetch(arguments[0] + 'fetch').then(() => 'connected', () => 'refused'))",
+        address,
+    )
+    outcome = "fetch(arguments[0] + 'again').then(() => 'connected', () => 'refused')"
+    assert reader.script(outcome, address) == "refused"
+    server.shutdown()
+    assert asked == []
+    assert len(reader.complaints()[0]) >= 3  # in the console, by the policy
+
+
+@in_browser
+def test_text_from_a_stranger_is_shown_as_text(here, browser):
+    strange_checkpoint()
+    page.main([])
+    reader = Reader(browser)
+    reader.open("out/run/page.html")
+    assert "<script>alert(1)</script>&\"'\\u2028\\u202e\\u0000" in reader.text_of("#about")
+    assert len(reader.all("script")) == 3
+    assert not re.search("[\u2028\u202e\\x00\\x1b]", reader.script("document.body.innerText"))
+    assert reader.complaints() == ([], [])
 
 
 @in_browser
