@@ -101,7 +101,8 @@ function multiply_four(matrix, rows, columns, x, t, y) {
   }
   if (row < rows) {
     for (let n = 0; n < 4; n++) {
-      multiply(matrix, row * columns, columns, 1, columns, x, x0 + n * columns, y, y0 + n * rows + row);
+      const from = x0 + n * columns, to = y0 + n * rows + row;
+      multiply(matrix, row * columns, columns, 1, columns, x, from, y, to);
     }
   }
 }
@@ -205,9 +206,8 @@ class KeyValueCache {
     this.keys = new Float32Array(block_size * n_embd); // (n_head, block_size, head_size)
     this.values = new Float32Array(block_size * n_embd); // (n_head, head_size, block_size)
     this.weights = []; // of each character: its attention weights, (n_head, those it sees)
-    if (token_shift) {
-      this.read = [new Float32Array(block_size * n_embd), new Float32Array(block_size * n_embd)];
-    }
+    // For token_shift: what attention and feed-forward have read, 2 x (block_size, C).
+    this.read = token_shift ? [0, 1].map(() => new Float32Array(block_size * n_embd)) : [];
   }
 
   extend(qkv, T) {
@@ -255,8 +255,8 @@ class CausalSelfAttention {
   }
 
   attend_written_out(qkv, T, cache, start) {
-    // softmax(q k^T / sqrt(head_size)) v, where no query sees a later key: the character at position
-    // start + t sees `seen` = start + t + 1 of them.
+    // softmax(q k^T / sqrt(head_size)) v, where no query sees a later key: the character at
+    // position start + t sees `seen` = start + t + 1 of them.
     const { n_head, n_embd: C } = this.config;
     const { keys, values, block_size, head_size } = cache;
     const y = new Float32Array(T * C);
@@ -318,10 +318,11 @@ class Block {
   }
 
   forward(x, T, rotary, cache) {
-    const start = cache.length;
-    const read = this.read(x, T, this.attention_norm, cache.read?.[0], start);
+    const start = cache.length, [first, second] = cache.read;
+    const read = this.read(x, T, this.attention_norm, first, start);
     add(x, this.attention.forward(read, T, rotary, cache));
-    add(x, this.feed_forward.forward(this.read(x, T, this.feed_forward_norm, cache.read?.[1], start), T));
+    const read_again = this.read(x, T, this.feed_forward_norm, second, start);
+    add(x, this.feed_forward.forward(read_again, T)); // (T, C)
   }
 
   read(x, T, norm, earlier, start) {
@@ -584,7 +585,7 @@ const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 const CHARACTERS_AT_ONCE = 1 << 18; // of base64, a multiple of 16: after them, progress is shown
 
 function float16_table() {
-  // The value of each of the 65,536 float16 numbers: 1 sign bit, 5 bits of exponent, 10 of fraction.
+  // The value of each of the 65,536 float16 numbers: 1 bit of sign, 5 of exponent, 10 of fraction.
   return Float32Array.from({ length: 1 << 16 }, (_, bits) => {
     const sign = bits >> 15 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
     if (exponent === 0) return sign * fraction * 2 ** -24; // close to 0, evenly spaced
@@ -613,7 +614,7 @@ function* unpack(text, tensors) {
       bytes[byte++] = (c << 6) | d;
     }
     const count = Math.min(byte >> 1, numbers.length - done);
-    for (let i = 0; i < count; i++) numbers[done++] = values[bytes[2 * i] | (bytes[2 * i + 1] << 8)];
+    for (let i = 0; i < 2 * count; i += 2) numbers[done++] = values[bytes[i] | (bytes[i + 1] << 8)];
     yield to / text.length;
   }
   const weights = {};
@@ -674,7 +675,9 @@ function start_worker() {
     load({ config, tensors, text }) {
       const steps = unpack(text, tensors);
       let step = steps.next();
-      for (; !step.done; step = steps.next()) postMessage({ kind: "progress", fraction: step.value });
+      for (; !step.done; step = steps.next()) {
+        postMessage({ kind: "progress", fraction: step.value });
+      }
       stream = new Stream(build(config, step.value));
       postMessage({ kind: "loaded" });
     },
@@ -733,7 +736,8 @@ function svg(tag, attributes = {}, ...children) {
 }
 
 const by_id = (id) => document.getElementById(id);
-const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : `${(100 * p).toFixed(p < 0.001 ? 2 : 1)} %`);
+const percent = (p) =>
+  p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : `${(100 * p).toFixed(p < 0.001 ? 2 : 1)} %`;
 const whole = (number) => number.toLocaleString("en-US");
 
 function visible(character) {
@@ -782,7 +786,8 @@ class Page {
   // What happens in the text.
 
   settings() {
-    const number = (id) => (by_id(id).value === "" || !by_id(id).validity.valid ? null : +by_id(id).value);
+    const number = (id) =>
+      by_id(id).value === "" || !by_id(id).validity.valid ? null : +by_id(id).value;
     return {
       temperature: +by_id("temperature").value,
       top_k: number("top_k"),
@@ -802,7 +807,8 @@ class Page {
     // As in sample.py: an empty prompt is a line end, as before a new speech.
     if (!known.length) known.push(this.ids.get("\n") ?? 0);
     let same = 0;
-    while (same < this.text.length && same < known.length && this.text[same].id === known[same]) same++;
+    while (same < this.text.length && same < known.length && this.text[same].id === known[same])
+      same++;
     this.set_text(known, known.length, Math.min(same, known.length - 1));
     this.selected = null;
   }
@@ -926,7 +932,12 @@ class Page {
     this.drawn_again = true;
     requestAnimationFrame(() => {
       this.drawn_again = false;
-      for (const view of [this.text_view, this.choice_view, this.surprise_view, this.attention_view]) {
+      for (const view of [
+        this.text_view,
+        this.choice_view,
+        this.surprise_view,
+        this.attention_view,
+      ]) {
         view.draw();
       }
     });
@@ -993,11 +1004,15 @@ class TextView {
   in_line(index, step) {
     // The nearest character in the row of the screen above (-1) or below (1).
     const box = (this.spans[index] ?? this.caret).getBoundingClientRect();
-    const x = box.left + box.width / 2, y = box.top + box.height / 2 + step * this.row_height();
-    let best = index, least = Infinity;
+    const x = box.left + box.width / 2,
+      y = box.top + box.height / 2 + step * this.row_height();
+    let best = index,
+      least = Infinity;
     for (let i = index + step; i >= 0 && i < this.spans.length; i += step) {
       const other = this.spans[i].getBoundingClientRect();
-      const away = Math.abs(other.top + other.height / 2 - y) * 100 + Math.abs(other.left + other.width / 2 - x);
+      const away =
+        Math.abs(other.top + other.height / 2 - y) * 100 +
+        Math.abs(other.left + other.width / 2 - x);
       if (away < least) [best, least] = [i, away];
       if (Math.abs(other.top - box.top) > 3 * this.row_height()) break;
     }
@@ -1010,7 +1025,8 @@ class TextView {
 
   shade_by(what) {
     this.page.shading = what;
-    for (const radio of document.querySelectorAll("[name=shading]")) radio.checked = radio.value === what;
+    for (const radio of document.querySelectorAll("[name=shading]"))
+      radio.checked = radio.value === what;
     for (const span of this.spans) span.style.removeProperty("--shade");
     this.lit.clear();
     this.shaded = 0;
@@ -1038,7 +1054,10 @@ class TextView {
     if (shown !== character) span.classList.add("escape");
     if (index < page.prompt_length) span.classList.add("prompt");
     const before = index ? page.character(page.text[index - 1].id) : "\n";
-    if (before === "\n") this.line = this.box.appendChild(element("div", { class: "line", dir: "auto", role: "presentation" }));
+    if (before === "\n")
+      this.line = this.box.appendChild(
+        element("div", { class: "line", dir: "auto", role: "presentation" }),
+      );
     this.line ??= this.box.lastElementChild;
     this.line.append(span);
     this.spans.push(span);
@@ -1081,14 +1100,16 @@ class TextView {
 
   describe(index) {
     const { page } = this;
-    const name = visible(page.character(page.text[index].id)), surprise = page.surprise(index);
+    const name = visible(page.character(page.text[index].id)),
+      surprise = page.surprise(index);
     if (surprise === null) return `${name}, no probability`;
     return `${name}, probability ${percent(Math.exp(-surprise))}, surprise ${surprise.toFixed(2)} nats`;
   }
 
   draw_readout() {
     const { page } = this;
-    const index = page.pointed_index(), readout = by_id("readout");
+    const index = page.pointed_index(),
+      readout = by_id("readout");
     readout.replaceChildren();
     if (index < 0) return;
     const name = element("bdi", {}, visible(page.character(page.text[index].id)));
@@ -1097,9 +1118,17 @@ class TextView {
       const looks = page.attention_view.describe(index);
       readout.append(...looks);
     } else if (surprise === null) {
-      readout.append(name, index ? " has not been predicted." : " is the first character: nothing comes before it, so it has no probability.");
+      readout.append(
+        name,
+        index
+          ? " has not been predicted."
+          : " is the first character: nothing comes before it, so it has no probability.",
+      );
     } else {
-      readout.append(name, ` had the probability ${percent(Math.exp(-surprise))}: a surprise of ${surprise.toFixed(2)} nats.`);
+      readout.append(
+        name,
+        ` had the probability ${percent(Math.exp(-surprise))}: a surprise of ${surprise.toFixed(2)} nats.`,
+      );
     }
   }
 
@@ -1107,7 +1136,10 @@ class TextView {
     for (; this.shaded < this.page.read_to; this.shaded++) {
       const surprise = this.page.surprise(this.shaded);
       if (surprise === null) continue;
-      this.spans[this.shaded].style.setProperty("--shade", Math.min(1, surprise / DARKEST).toFixed(3));
+      this.spans[this.shaded].style.setProperty(
+        "--shade",
+        Math.min(1, surprise / DARKEST).toFixed(3),
+      );
     }
   }
 
@@ -1117,7 +1149,8 @@ class TextView {
     const weights = this.page.attention_view.weights(this.page.pointed_index());
     weights?.forEach(({ index, weight }) => {
       if (weight < 0.002) return;
-      this.spans[index].style.setProperty("--shade", Math.sqrt(weight).toFixed(3)); // else small ones vanish
+      // The square root: else small weights could not be seen.
+      this.spans[index].style.setProperty("--shade", Math.sqrt(weight).toFixed(3));
       this.lit.add(this.spans[index]);
     });
   }
@@ -1134,19 +1167,31 @@ class ChoiceView {
       page.worker.postMessage({ kind: "settings", settings: page.settings() });
       page.draw_soon();
     };
-    for (const id of ["temperature", "top_k", "top_p", "seed"]) by_id(id).addEventListener("input", changed);
+    for (const id of ["temperature", "top_k", "top_p", "seed"])
+      by_id(id).addEventListener("input", changed);
     changed();
     const count = Math.min(BARS, page.data.vocab.length);
     this.rows = Array.from({ length: count + 1 }, () => this.new_row("button"));
-    this.rows.forEach((row) => row.body.addEventListener("click", () => page.choose(page.chosen_index(), row.id)));
+    this.rows.forEach((row) =>
+      row.body.addEventListener("click", () => page.choose(page.chosen_index(), row.id)),
+    );
     this.others = this.new_row("div");
     this.others.body.classList.add("others");
-      }
+  }
 
   new_row(tag) {
-    const name = element("bdi", { class: "name" }), bar = element("span", { class: "bar" });
-    const number = element("span", { class: "percent" }), mark = element("span", { class: "mark" });
-    const body = element(tag, {}, name, element("span", { class: "track", "aria-hidden": "true" }, bar), number, mark);
+    const name = element("bdi", { class: "name" }),
+      bar = element("span", { class: "bar" });
+    const number = element("span", { class: "percent" }),
+      mark = element("span", { class: "mark" });
+    const body = element(
+      tag,
+      {},
+      name,
+      element("span", { class: "track", "aria-hidden": "true" }, bar),
+      number,
+      mark,
+    );
     const item = this.bars.appendChild(element("li", {}, body));
     return { item, body, name, bar, number, mark };
   }
@@ -1154,12 +1199,18 @@ class ChoiceView {
   draw() {
     const { page } = this;
     const index = page.chosen_index();
-    const before = page.text[index - 1], logits = before?.logits;
+    const before = page.text[index - 1],
+      logits = before?.logits;
     const first = Math.max(0, index - 24);
-    const context = page.text.slice(first, index).map((one) => visible(page.character(one.id))).join("");
+    const context = page.text
+      .slice(first, index)
+      .map((one) => visible(page.character(one.id)))
+      .join("");
     for (const row of [...this.rows, this.others]) row.item.hidden = !logits;
     if (!logits) {
-      by_id("context").textContent = index ? "" : "Nothing comes before the first character, so nothing predicts it.";
+      by_id("context").textContent = index
+        ? ""
+        : "Nothing comes before the first character, so nothing predicts it.";
       return;
     }
     const { temperature, top_k, top_p } = page.settings();
@@ -1175,12 +1226,14 @@ class ChoiceView {
       const word = row.id !== chosen ? "" : index < page.prompt_length ? "prompt" : "drawn";
       this.fill(row, visible(page.character(row.id)), probabilities[row.id], word);
     });
-    const rest = 1 - this.rows.reduce((sum, row) => sum + (row.item.hidden ? 0 : probabilities[row.id]), 0);
+    const rest =
+      1 - this.rows.reduce((sum, row) => sum + (row.item.hidden ? 0 : probabilities[row.id]), 0);
     this.others.item.hidden = page.data.vocab.length <= shown.length;
     this.fill(this.others, "rest", Math.max(0, rest), "");
     const bits = entropy(probabilities);
     by_id("context").replaceChildren(
-      "After ", element("bdi", { class: "mono" }, (first ? "…" : "") + context),
+      "After ",
+      element("bdi", { class: "mono" }, (first ? "…" : "") + context),
       `: an entropy of ${bits.toFixed(2)} bits, as uncertain as a choice among ${(2 ** bits).toFixed(1)} equally likely characters.`,
     );
   }
@@ -1193,7 +1246,10 @@ class ChoiceView {
     row.body.classList.toggle("chosen", word !== "");
     row.body.classList.toggle("cut", probability === 0 && row !== this.others);
     if (row !== this.others) {
-      row.body.setAttribute("aria-label", `${name}, ${percent(probability)}${word ? `, ${word}` : ""}`);
+      row.body.setAttribute(
+        "aria-label",
+        `${name}, ${percent(probability)}${word ? `, ${word}` : ""}`,
+      );
     }
   }
 }
@@ -1218,7 +1274,8 @@ class SurpriseView {
 
   draw() {
     const { page } = this;
-    const mean = page.mean_loss(), index = page.pointed_index();
+    const mean = page.mean_loss(),
+      index = page.pointed_index();
     by_id("mean_loss").textContent = mean === null ? "–" : mean.toFixed(2);
     const surprise = index >= 0 ? page.surprise(index) : null;
     by_id("one_loss").textContent = surprise === null ? "–" : surprise.toFixed(2);
@@ -1234,30 +1291,36 @@ class AttentionView {
     this.maps = [];
     const note = by_id("attention_note");
     if (network !== "gpt") {
-      note.textContent = network === "bigram"
-        ? "A bigram network has no attention: it sees one character only."
-        : `This network, an MLP, has no attention: it sees the last ${block_size} characters, each with weights of its own.`;
+      note.textContent =
+        network === "bigram"
+          ? "A bigram network has no attention: it sees one character only."
+          : `This network, an MLP, has no attention: it sees the last ${block_size} characters, each with weights of its own.`;
       document.querySelector("[value=attention]").disabled = true;
       return;
     }
     note.prepend(
       "In each layer, each head lets a character look back at itself and at those before it, and " +
-      "take from them by weight. In these squares a row is a character that looks, a column one that " +
-      "it looks at; the last row is the character you point at. Choose a square, then point at a " +
-      "character in the text: those that it looks at light up. ",
+        "take from them by weight. In these squares a row is a character that looks, a column one that " +
+        "it looks at; the last row is the character you point at. Choose a square, then point at a " +
+        "character in the text: those that it looks at light up. ",
       element("span", { "data-code": "CausalSelfAttention" }),
     );
     const heads = by_id("heads");
     heads.style.setProperty("--heads", n_head);
     const top = element("div", { class: "layer top", "aria-hidden": "true" }, element("span"));
-    for (let head = 0; head < n_head; head++) top.append(element("span", { class: "label" }, head + 1));
+    for (let head = 0; head < n_head; head++)
+      top.append(element("span", { class: "label" }, head + 1));
     heads.append(top);
     for (let layer = 0; layer < n_layer; layer++) {
       const row = heads.appendChild(element("div", { class: "layer" }));
       row.append(element("span", { class: "label", "aria-hidden": "true" }, layer + 1));
       for (let head = 0; head < n_head; head++) {
         const canvas = element("canvas", { width: MOST_IN_MAP, height: MOST_IN_MAP });
-        const button = element("button", { "aria-label": `layer ${layer + 1}, head ${head + 1}` }, canvas);
+        const button = element(
+          "button",
+          { "aria-label": `layer ${layer + 1}, head ${head + 1}` },
+          canvas,
+        );
         button.addEventListener("click", () => {
           [page.layer, page.head] = [layer, head];
           page.text_view.shade_by("attention");
@@ -1273,7 +1336,8 @@ class AttentionView {
     // [{index, weight}] of the characters that the one at `index` looks at; null if not kept.
     const { attention, start } = this.page.text[index] ?? {};
     if (!attention?.length) return null;
-    const all = attention[layer], seen = all.length / this.page.data.config.n_head;
+    const all = attention[layer],
+      seen = all.length / this.page.data.config.n_head;
     const row = all.subarray(head * seen, (head + 1) * seen);
     return Array.from(row, (weight, i) => ({ index: start + i, weight }));
   }
@@ -1283,9 +1347,17 @@ class AttentionView {
     const { page } = this;
     const name = (i) => element("bdi", {}, visible(page.character(page.text[i].id)));
     const weights = this.weights(index);
-    if (!weights) return [name(index), " has no attention weights: it was not read, or too long ago for the page to keep them."];
+    if (!weights)
+      return [
+        name(index),
+        " has no attention weights: it was not read, or too long ago for the page to keep them.",
+      ];
     const most = weights.sort((a, b) => b.weight - a.weight).slice(0, 3);
-    const parts = [`In layer ${page.layer + 1}, head ${page.head + 1}, `, name(index), " looks at "];
+    const parts = [
+      `In layer ${page.layer + 1}, head ${page.head + 1}, `,
+      name(index),
+      " looks at ",
+    ];
     most.forEach(({ index: other, weight }, i) => {
       if (i) parts.push(i === most.length - 1 ? " and " : ", ");
       const back = index - other;
@@ -1330,10 +1402,12 @@ class AttentionView {
 
 function ticks(low, high, count) {
   // Round numbers between low and high, about `count` of them.
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const rough = (high - low) / count,
+    power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
   const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(+(i * step).toPrecision(12));
+  for (let i = Math.ceil(low / step); i * step <= high; i++)
+    found.push(+(i * step).toPrecision(12));
   return found;
 }
 
@@ -1344,17 +1418,24 @@ function plot_width(id) {
 function show_loss({ log, run, config }) {
   const { step: steps, train_loss, val_loss } = log;
   if (steps.length < 2) {
-    by_id("loss_note").textContent = "This run has been evaluated once at most, so there is no curve.";
+    by_id("loss_note").textContent =
+      "This run has been evaluated once at most, so there is no curve.";
     return;
   }
   by_id("loss_note").append(
     "The loss is the mean surprise per character, in nats. While the network learns, it falls: on the " +
-    "text it is trained on, and on the validation text, which it never trains on. Where the two part, " +
-    "the network memorizes. ", element("span", { "data-code": "with_loss" }),
+      "text it is trained on, and on the validation text, which it never trains on. Where the two part, " +
+      "the network memorizes. ",
+    element("span", { "data-code": "with_loss" }),
   );
-  const width = plot_width("loss"), height = 300, left = 40, bottom = 36, right = 84;
+  const width = plot_width("loss"),
+    height = 300,
+    left = 40,
+    bottom = 36,
+    right = 84;
   const all = [...train_loss, ...val_loss];
-  const low = Math.min(...all), high = Math.max(...all) + 1e-9;
+  const low = Math.min(...all),
+    high = Math.max(...all) + 1e-9;
   const last = steps[steps.length - 1];
   const x = (step) => left + ((width - left - right) * step) / last;
   const y = (loss) => 8 + ((height - bottom - 8) * (high - loss)) / (high - low);
@@ -1362,22 +1443,48 @@ function show_loss({ log, run, config }) {
   const title = `The validation loss falls from ${val_loss[0].toFixed(2)} to ${val_loss[best].toFixed(2)} at step ${whole(steps[best])}.`;
   const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
   for (const loss of ticks(low, high, 5)) {
-    plot.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(loss), y2: y(loss) }));
+    plot.append(
+      svg("line", { class: "grid", x1: left, x2: width - right, y1: y(loss), y2: y(loss) }),
+    );
     plot.append(svg("text", { x: left - 8, y: y(loss) + 4, "text-anchor": "end" }, loss));
   }
   for (const step of ticks(0, last, width / 110)) {
-    plot.append(svg("text", { x: x(step), y: height - bottom + 20, "text-anchor": "middle" }, whole(step)));
+    plot.append(
+      svg("text", { x: x(step), y: height - bottom + 20, "text-anchor": "middle" }, whole(step)),
+    );
   }
-  plot.append(svg("line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom }));
-  plot.append(svg("text", { x: width - right, y: height - bottom + 20, "text-anchor": "start", dx: 24 }, "step"));
-  const path = (losses) => losses.map((loss, i) => `${i ? "L" : "M"}${x(steps[i]).toFixed(1)} ${y(loss).toFixed(1)}`).join("");
+  plot.append(
+    svg("line", {
+      class: "axis",
+      x1: left,
+      x2: width - right,
+      y1: height - bottom,
+      y2: height - bottom,
+    }),
+  );
+  plot.append(
+    svg(
+      "text",
+      { x: width - right, y: height - bottom + 20, "text-anchor": "start", dx: 24 },
+      "step",
+    ),
+  );
+  const path = (losses) =>
+    losses
+      .map((loss, i) => `${i ? "L" : "M"}${x(steps[i]).toFixed(1)} ${y(loss).toFixed(1)}`)
+      .join("");
   plot.append(svg("path", { class: "training", d: path(train_loss) }));
   plot.append(svg("path", { class: "validation", d: path(val_loss) }));
   plot.append(svg("circle", { class: "best", cx: x(steps[best]), cy: y(val_loss[best]), r: 4 }));
   const end = [y(val_loss[val_loss.length - 1]), y(train_loss[train_loss.length - 1])];
-  const apart = Math.max(0, 16 - Math.abs(end[0] - end[1])) / 2 * Math.sign(end[0] - end[1] || -1);
-  plot.append(svg("text", { class: "validation", x: width - right + 8, y: end[0] + 4 + apart }, "validation"));
-  plot.append(svg("text", { class: "training", x: width - right + 8, y: end[1] + 4 - apart }, "training"));
+  const apart =
+    (Math.max(0, 16 - Math.abs(end[0] - end[1])) / 2) * Math.sign(end[0] - end[1] || -1);
+  plot.append(
+    svg("text", { class: "validation", x: width - right + 8, y: end[0] + 4 + apart }, "validation"),
+  );
+  plot.append(
+    svg("text", { class: "training", x: width - right + 8, y: end[1] + 4 - apart }, "training"),
+  );
   by_id("loss").append(plot, element("p", { class: "note" }, title));
 }
 
@@ -1387,21 +1494,27 @@ function show_plane({ plane, vocab, config }) {
     note.textContent = "A plane needs at least two characters and an n_embd of at least 2.";
     return;
   }
-  const what = config.network === "bigram"
-    ? "Each character is a row of the table of pairs. "
-    : `Each character is a vector of ${config.n_embd} numbers, its embedding. `;
+  const what =
+    config.network === "bigram"
+      ? "Each character is a row of the table of pairs. "
+      : `Each character is a vector of ${config.n_embd} numbers, its embedding. `;
   const [first, second] = plane.fractions;
   note.append(
-    what + "Here they lie in the plane in which they differ most. Nobody told the network what a vowel " +
-    "is (set in bold), or a capital: characters that are used alike come to lie close together. ",
+    what +
+      "Here they lie in the plane in which they differ most. Nobody told the network what a vowel " +
+      "is (set in bold), or a capital: characters that are used alike come to lie close together. ",
     element("span", {
-      "data-code": { bigram: "Bigram", mlp: "MLP", gpt: "GPT" }[config.network], "data-says": "They belong to",
+      "data-code": { bigram: "Bigram", mlp: "MLP", gpt: "GPT" }[config.network],
+      "data-says": "They belong to",
     }),
   );
-  const width = plot_width("plane"), height = 400, margin = 16;
+  const width = plot_width("plane"),
+    height = 400,
+    margin = 16;
   const range = (axis) => {
     const values = plane.positions.map((position) => position[axis]);
-    const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
+    const low = values.reduce((a, b) => Math.min(a, b)),
+      high = values.reduce((a, b) => Math.max(a, b));
     return { middle: (low + high) / 2, size: high - low || 1 };
   };
   const [across, down] = [range(0), range(1)];
@@ -1410,13 +1523,21 @@ function show_plane({ plane, vocab, config }) {
   const title = `The ${vocab.length} characters in the plane of their first two principal components.`;
   const plot = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });
   plane.positions.forEach(([a, b], id) => {
-    const x = width / 2 + (a - across.middle) * scale, y = height / 2 - (b - down.middle) * scale;
+    const x = width / 2 + (a - across.middle) * scale,
+      y = height / 2 - (b - down.middle) * scale;
     const vowel = plane.vowels.includes(id) ? " vowels" : "";
-    plot.append(svg("text", { class: `glyph${vowel}`, x: x.toFixed(1), y: y.toFixed(1) }, visible(vocab[id])));
+    plot.append(
+      svg("text", { class: `glyph${vowel}`, x: x.toFixed(1), y: y.toFixed(1) }, visible(vocab[id])),
+    );
   });
   by_id("plane").append(plot);
-  by_id("plane").append(element("p", { class: "note" },
-    `The first component, from left to right, holds ${percent(first)} of the variance; the second, from below, ${percent(second)}.`));
+  by_id("plane").append(
+    element(
+      "p",
+      { class: "note" },
+      `The first component, from left to right, holds ${percent(first)} of the variance; the second, from below, ${percent(second)}.`,
+    ),
+  );
 }
 
 function show_parameters({ tensors, config }) {
@@ -1428,22 +1549,32 @@ function show_parameters({ tensors, config }) {
   }
   const total = [...counts.values()].reduce((a, b) => a + b, 0);
   by_id("parameters_note").append(
-    `The network is ${whole(total)} numbers, which the training has set. ` + {
-      bigram: "All of them are in one table, a row for each character. ",
-      mlp: "Most are in the hidden layer, which has weights of its own for each position. ",
-      gpt: "Most are in the blocks: feed-forward has two thirds of theirs, attention one third. The " +
-        "matrix at the end, lm_head, is the token embedding once more. ",
-    }[config.network],
+    `The network is ${whole(total)} numbers, which the training has set. ` +
+      {
+        bigram: "All of them are in one table, a row for each character. ",
+        mlp: "Most are in the hidden layer, which has weights of its own for each position. ",
+        gpt:
+          "Most are in the blocks: feed-forward has two thirds of theirs, attention one third. The " +
+          "matrix at the end, lm_head, is the token embedding once more. ",
+      }[config.network],
     element("span", {
-      "data-code": { bigram: "Bigram", mlp: "MLP", gpt: "Block" }[config.network], "data-says": "They are those of",
+      "data-code": { bigram: "Bigram", mlp: "MLP", gpt: "Block" }[config.network],
+      "data-says": "They are those of",
     }),
   );
   for (const [part, count] of counts) {
     const bar = element("i");
     bar.style.width = percent(count / total).replace(" ", "");
-    by_id("parameters").append(element("tr", {},
-      element("th", { scope: "row" }, part), element("td", {}, whole(count)),
-      element("td", {}, percent(count / total)), element("td", { class: "amount", "aria-hidden": "true" }, bar)));
+    by_id("parameters").append(
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row" }, part),
+        element("td", {}, whole(count)),
+        element("td", {}, percent(count / total)),
+        element("td", { class: "amount", "aria-hidden": "true" }, bar),
+      ),
+    );
   }
   return total;
 }
@@ -1451,7 +1582,7 @@ function show_parameters({ tensors, config }) {
 function show_recipe({ recipe, run }) {
   by_id("recipe_note").append(
     `With these settings the training made the network, in ${whole(run.step)} steps; those in color are ` +
-    "not the defaults. Saved as a file, they are a recipe for train.py. ",
+      "not the defaults. Saved as a file, they are a recipe for train.py. ",
     element("span", { "data-code": "NetworkConfig", "data-says": "Those of the network are in" }),
   );
   for (const [name, value, meaning, changed] of recipe) {
@@ -1464,20 +1595,48 @@ function show_recipe({ recipe, run }) {
 
 // What is Python there and JavaScript here.
 const TRANSLATED = {
-  position_angles, rotary_tables, rotate, KeyValueCache, CausalSelfAttention, shift, FeedForward,
-  Block, GPT, next_probabilities, stream: Stream, Bigram, MLP,
+  position_angles,
+  rotary_tables,
+  rotate,
+  KeyValueCache,
+  CausalSelfAttention,
+  shift,
+  FeedForward,
+  Block,
+  GPT,
+  next_probabilities,
+  stream: Stream,
+  Bigram,
+  MLP,
   with_loss: Page.prototype.surprise,
 };
 
 function show_code({ code, config }) {
   for (const [file, parts] of Object.entries(code)) {
     for (const [name, python] of Object.entries(parts)) {
-      const pair = element("div", { class: "pair" }, element("pre", { tabindex: 0, "aria-label": `${name} in Python` }, python.trim()));
+      const pair = element(
+        "div",
+        { class: "pair" },
+        element("pre", { tabindex: 0, "aria-label": `${name} in Python` }, python.trim()),
+      );
       if (TRANSLATED[name]) {
         pair.classList.add("both");
-        pair.append(element("pre", { tabindex: 0, "aria-label": `${name} in JavaScript` }, String(TRANSLATED[name])));
+        pair.append(
+          element(
+            "pre",
+            { tabindex: 0, "aria-label": `${name} in JavaScript` },
+            String(TRANSLATED[name]),
+          ),
+        );
       }
-      by_id("code").append(element("details", { id: `code-${name}` }, element("summary", {}, `${file}: ${name}`), pair));
+      by_id("code").append(
+        element(
+          "details",
+          { id: `code-${name}` },
+          element("summary", {}, `${file}: ${name}`),
+          pair,
+        ),
+      );
     }
   }
   for (const place of document.querySelectorAll("[data-code]")) {
@@ -1519,7 +1678,12 @@ function start_page() {
     done: (message) => page.done(message),
   };
   worker.onmessage = (event) => reports[event.data.kind](event.data);
-  worker.postMessage({ kind: "load", config, tensors: data.tensors, text: by_id("weights").textContent });
+  worker.postMessage({
+    kind: "load",
+    config,
+    tensors: data.tensors,
+    text: by_id("weights").textContent,
+  });
 
   by_id("prompt").addEventListener("input", () => page.start_over());
   by_id("write").addEventListener("click", () => page.write(PER_PRESS));
