@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from quill.checkpoint import NETWORK_SETTINGS  # noqa: E402
+from quill.checkpoint import NETWORK_SETTINGS, save  # noqa: E402
 from quill.dataset import checksum_of, load_meta  # noqa: E402
 from quill.hardware import pick_attention, pick_device, pick_dtype, speed_up_sampling  # noqa: E402
 from quill.settings import parse_command_line  # noqa: E402
@@ -517,6 +518,70 @@ def measure_parts():
     table(["config/shakespeare_fast.py with", "validation loss", "whole process, s"], rows)
 
 
+# Moves the slider in every frame while the page writes; returns the milliseconds between frames.
+MOVING = """
+const done = arguments[0], slider = document.getElementById("temperature"), times = [];
+document.getElementById("write").click();
+requestAnimationFrame(function frame(time) {
+  times.push(time);
+  slider.value = 0.8 + 0.2 * Math.sin(time / 200);
+  slider.dispatchEvent(new Event("input"));
+  if (times.length < 90) requestAnimationFrame(frame);
+  else done(times.slice(1).map((time, i) => time - times[i]));
+});
+"""
+
+
+def open_chromium():
+    """Chromium, without a window, driven by Selenium."""
+    from selenium import webdriver
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
+    options.add_argument("--headless=new")
+    options.add_argument("--no-sandbox")
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    return driver, WebDriverWait(driver, 60, poll_frequency=0.2)
+
+
+def measure_page():
+    """A page of page.py in Chromium: from the address to the first character, and its speed."""
+    if not shutil.which("chromedriver"):
+        print("\nThe page: not measured, there is no chromium with chromedriver here.")
+        return
+    driver, wait = open_chromium()
+    rows = []
+    for name, arguments in (("0.8M, block 64", SMALL), ("4.7M, block 256", LARGER)):
+        with tempfile.TemporaryDirectory() as folder:
+            config, _ = parse_command_line([*arguments, f"--out_dir={folder}"])
+            save(train.Run(config, None, torch.device("cpu")), "ckpt.pt")
+            whole_process(ROOT / "page.py", f"--out_dir={folder}")
+            page = Path(folder) / "page.html"
+            size = page.stat().st_size / 1e6
+            loads, speeds, frames = [], [], []
+            for _ in range(5):
+                driver.get(page.as_uri())
+                wait.until(lambda _: "Wrote 200" in driver.find_element("id", "status").text)
+                loads.append(
+                    driver.execute_script(
+                        "return performance.getEntriesByName('first character')[0].startTime / 1000"
+                    )
+                )
+                driver.execute_script("delete document.body.dataset.rate")
+                driver.find_element("id", "write").click()
+                rate = "return +document.body.dataset.rate"
+                speeds.append(wait.until(lambda _, rate=rate: driver.execute_script(rate)))
+            frames = driver.execute_async_script(MOVING)
+        late = sum(milliseconds > 25 for milliseconds in frames)
+        row = [name, f"{size:.1f} MB", spread(loads, 2), spread(speeds)]
+        rows.append([*row, f"{late} of {len(frames)}"])
+    driver.quit()
+    columns = ["page.py, in Chromium", "file", "to the first character, s", "characters/s of 500"]
+    table([*columns, "frames later than 25 ms"], rows)
+
+
 MEASUREMENTS = {
     "machine": measure_machine,
     "startup": measure_startup,
@@ -527,6 +592,7 @@ MEASUREMENTS = {
     "fast": measure_fast,
     "parts": measure_parts,
     "laptop": measure_laptop,
+    "page": measure_page,
 }
 
 

@@ -42,7 +42,7 @@ def ours(name):
 
 
 def test_the_programs_and_modules_are_found():
-    named = {"prepare_shakespeare", "train", "sample", "studies", "plots"}
+    named = {"prepare_shakespeare", "train", "sample", "studies", "plots", "page"}
     assert named <= set(PROGRAMS)
     assert {"model", "ancestors"} <= set(PATHS) - set(PROGRAMS)
     assert {"quill.settings", "quill.checkpoint", "quill.dataset"} <= ours("train") | ours("sample")
@@ -121,6 +121,7 @@ def test_text_can_be_prepared_trained_on_and_written_without_the_modules_of_unix
     assert "done: 9 steps" in run_without(UNIX, "train", *TINY)
     assert len(run_without(UNIX, "sample", "--max_new_tokens=20")) > 20
     assert "the whole run" in run_without(UNIX, "studies", "dry_run", *TINY)
+    assert "page.html" in run_without(f"{UNIX},matplotlib", "page")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
