@@ -99,6 +99,17 @@ def read_prompt(start, tokenizer):
     return prompt, torch.from_numpy(ids.astype(np.int64))[None]  # (T,) -> (1, T)
 
 
+def short_sample(run):
+    """A few lines that the network of a run in training generates now; the same at each call."""
+    _, idx = read_prompt(None, run.tokenizer)  # (1, 1)
+    generator = torch.Generator(run.device).manual_seed(0)
+    run.network.eval()
+    with run.autocast():
+        idx = generate(run.network, idx.to(run.device), 100, temperature=0.8, generator=generator)
+    run.network.train()
+    return run.tokenizer.decode(idx[0].cpu()).strip()
+
+
 def write(network, tokenizer, prompt, idx, options):
     """Print the texts. One is printed while it is generated; several are generated as one batch."""
     names = ("max_new_tokens", "temperature", "top_k", "top_p")

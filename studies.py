@@ -101,7 +101,7 @@ def dry_run(run):
         seconds.append(seconds_for(run, train.train_step, run, run.network, windows))
     step = statistics.median(seconds[1:])  # the first one also sets things up
     starts = train.split_starts(run, "val")
-    batches = list(train.evaluation_batches(run.data["val"], starts, config.block_size))
+    batches = list(train.evaluation_batches(run, "val", starts))
     one_batch = (run, "val", batches[0][0])
     batch = min(seconds_for(run, train.mean_loss, *one_batch) for _ in range(3))
     evaluations = math.ceil(config.max_iters / config.eval_interval)

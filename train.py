@@ -31,9 +31,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import plots
-from model import generate
 from prepare_shakespeare import Tokenizer
-from sample import read_prompt
+from sample import short_sample
 
 # --- A batch: windows of the text -------------------------------------------------------------
 
@@ -147,6 +146,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.progress = checkpoint.Progress()
         self.plot = plots.draw_loss if plots.available() else None
+        self.plotted = -math.inf  # when, in seconds of time.monotonic()
         origin = config.init_from
         if config.init_from == "resume":
             checkpoint.restore(self, saved)
@@ -196,6 +196,7 @@ def train_step(run, forward, windows):
 # --- The loss on a whole split ----------------------------------------------------------------
 
 EVAL_TOKENS = 4096  # in one forward pass of an evaluation: its activations fit a CPU cache
+CUDA_EVAL_TOKENS = 32768  # with fewer, a GPU waits for Python to start the next kernel
 
 
 def split_starts(run, split):
@@ -203,21 +204,22 @@ def split_starts(run, split):
     return np.arange(0, len(run.data[split]) - 1, run.config.block_size)
 
 
-def evaluation_batches(tokens, starts, block_size):
+def evaluation_batches(run, split, starts):
     """Yield (starts, length) of batches of windows; a window that the end cuts short comes last."""
-    rows = max(1, EVAL_TOKENS // block_size)
-    whole = starts[starts + block_size < len(tokens)]
-    for i in range(0, len(whole), rows):
-        yield whole[i : i + rows], block_size + 1
+    end, block_size = len(run.data[split]), run.config.block_size
+    rows = (CUDA_EVAL_TOKENS if run.device.type == "cuda" else EVAL_TOKENS) // block_size
+    whole = starts[starts + block_size < end]
+    for i in range(0, len(whole), max(1, rows)):
+        yield whole[i : i + max(1, rows)], block_size + 1
     for start in starts[len(whole) :]:
-        yield np.array([start]), len(tokens) - start
+        yield np.array([start]), end - start
 
 
 @torch.no_grad()
 def mean_loss(run, split, starts):
     """The mean cross-entropy in nats per character over windows, without dropout."""
     run.network.eval()
-    batches = list(evaluation_batches(run.data[split], starts, run.config.block_size))
+    batches = list(evaluation_batches(run, split, starts))
     losses = torch.zeros(len(batches), device=run.device)
     for i in range(RANK, len(batches), WORLD):  # each process takes every WORLD-th batch
         windows = run.data[split].windows(*batches[i])  # (B, length <= block_size + 1)
@@ -229,8 +231,6 @@ def mean_loss(run, split, starts):
 
 
 # --- An evaluation: both losses, a sample, and what is saved ----------------------------------
-
-SAMPLE_LENGTH = 100  # characters: two or three lines
 
 
 def evaluate(run, rate):
@@ -264,27 +264,22 @@ def evaluate(run, rate):
     return lines + checkpoint.write_log(run)
 
 
-def short_sample(run):
-    """A few lines that the network generates now."""
-    _, idx = read_prompt(None, run.tokenizer)  # (1, 1)
-    settings = {"temperature": 0.8, "generator": torch.Generator(run.device).manual_seed(0)}
-    run.network.eval()
-    with run.autocast():
-        idx = generate(run.network, idx.to(run.device), SAMPLE_LENGTH, **settings)
-    run.network.train()
-    return run.tokenizer.decode(idx[0].cpu()).strip()
-
-
 # --- The loop ---------------------------------------------------------------------------------
+
+
+def forward_of(run):
+    """The network as training calls it: wrapped for several processes, compiled on CUDA."""
+    forward = DistributedDataParallel(run.network) if WORLD > 1 else run.network
+    if run.config.compile and run.device.type == "cuda":
+        return hardware.compiled(forward, run, training_windows(run)[: run.batch_per_process])
+    return forward
 
 
 def train(run, stop):
     """Train to max_iters, or until `stop` has received a signal."""
     config, progress = run.config, run.progress
     on_cpu = run.device.type == "cpu"
-    forward = DistributedDataParallel(run.network) if WORLD > 1 else run.network
-    if config.compile and run.device.type == "cuda":
-        forward = torch.compile(forward)
+    forward = forward_of(run)
     if run.fine_tuning and not progress.log:  # the loss on the new text before the first step
         for line in evaluate(run, rate=0.0):
             show(line)

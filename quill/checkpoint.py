@@ -15,6 +15,7 @@ from quill.terminal import UserError, in_brief, reading, replacing, show
 import io
 import math
 import shlex
+import time
 import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -307,11 +308,14 @@ def save_for_resume(run):
 
 
 def write_log(run):
-    """Write log.csv and loss.png anew, from the rows in run.progress; returns lines to print."""
+    """Write log.csv and loss.png anew, from the rows in run.progress; returns lines to print. A
+    plot takes a third of a second, so there is at most one a second, and one at the end."""
     with replacing(run.folder / "log.csv") as file:
         for row in [LOG_COLUMNS, *run.progress.log]:
             file.write((",".join(map(str, row)) + "\n").encode())
-    if run.plot:
+    finished = run.progress.step == run.config.max_iters
+    if run.plot and (finished or time.monotonic() - run.plotted > 1):
+        run.plotted = time.monotonic()
         try:
             with replacing(run.folder / "loss.png") as file:
                 run.plot(LOG_COLUMNS, run.progress.log, file, run.progress.resumes)

@@ -125,7 +125,10 @@ class Tokens:
             for start in starts.tolist():
                 self.file.seek(2 * start)
                 rows.append(np.frombuffer(self.file.read(2 * length), dtype="<u2"))  # (length,)
-            return self.torch.from_numpy(np.stack(rows).astype(np.int64)).to(self.device)
+            ids = self.torch.from_numpy(np.stack(rows).astype(np.int64))  # (B, length)
+            if self.device.type == "cuda":
+                ids = ids.pin_memory()  # from other memory, a copy makes the program wait
+            return ids.to(self.device, non_blocking=True)
         starts = self.torch.from_numpy(starts).pin_memory().to(self.device, non_blocking=True)
         indices = starts[:, None] + self.torch.arange(length, device=self.device)  # (B, length)
         return self.on_device[indices].long() & 0xFFFF

@@ -1,7 +1,7 @@
 """Device and dtype, and what makes this machine fast: it is swapped in, so the network and the
 training loop need not know it."""
 
-from quill.terminal import UserError
+from quill.terminal import UserError, in_brief, show
 
 import contextlib
 import copy
@@ -113,6 +113,8 @@ class FastDropout(nn.Module):
 
 def speed_up_training(network, device):
     """Swap in what trains faster on this device; what is computed stays the same."""
+    if device.type == "cuda":  # float32 products in TF32, with 10 bits of precision
+        torch.set_float32_matmul_precision("high")
     if device.type == "cpu":
         swap(network, nn.Dropout, lambda dropout: FastDropout(dropout.p))
     # Avoids importing torch.compile's machinery, which the decorators of torch.optim's methods
@@ -120,6 +122,21 @@ def speed_up_training(network, device):
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         setattr(Optimizer, name, inspect.unwrap(getattr(Optimizer, name)))
     AdamW.step = torch.no_grad()(inspect.unwrap(AdamW.step))
+
+
+def compiled(forward, run, windows):
+    """`forward` through torch.compile, or as it is where that fails, for lack of Triton or of a C
+    compiler. The first call compiles, so it is made here, on windows (B, T + 1)."""
+    result = torch.compile(forward)
+    try:
+        with run.autocast():
+            result(windows[:, :-1], windows[:, 1:])[1].backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of PyTorch's compiler, of Triton, of the operating system
+        show(f"torch.compile cannot be used here, so training is slower: {in_brief(error)}")
+        return forward
+    return result
 
 
 def swap(network, kind, replacement):

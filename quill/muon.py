@@ -14,9 +14,8 @@ class Muon(Optimizer):
     """Momentum, with each update replaced by the nearest orthogonal matrix: the matrix moves
     equally in all directions, while AdamW moves mostly in the few that dominate its gradients.
 
-    All matrices of one shape are updated at once (10 and 4.7 ms a step of
-    config/shakespeare_cpu.py), in `dtype`: torch.optim.Muon always takes bfloat16, which a CPU
-    without bfloat16 instructions emulates.
+    All matrices of one shape are updated at once, in `dtype`: torch.optim.Muon takes one at a time,
+    and always bfloat16, which a CPU without bfloat16 instructions emulates.
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
 
@@ -31,33 +30,34 @@ class Muon(Optimizer):
         for group in self.param_groups:
             by_shape = {}
             for parameter in group["params"]:
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                # Nesterov: the average as it will be after one more such gradient.
-                update = parameter.grad.lerp(momentum, group["momentum"])
-                by_shape.setdefault(parameter.shape, []).append((parameter, update))
-            for (rows, columns), pairs in by_shape.items():
-                updates = torch.stack([update for _, update in pairs]).to(self.dtype)
-                updates = nearly_orthogonal(updates)  # (count, rows, columns)
-                for (parameter, _), update in zip(pairs, updates, strict=True):
-                    change = math.sqrt(max(1, rows / columns)) * update.to(parameter.dtype)
-                    change = group["lr"] * (change + group["weight_decay"] * parameter)
-                    if self.found_inf is not None:
-                        change = torch.where(self.found_inf > 0, 0.0, change)
-                    parameter.sub_(change)
+                by_shape.setdefault(parameter.shape, []).append(parameter)
+            for (rows, columns), parameters in by_shape.items():
+                for parameter in parameters:
+                    if not self.state[parameter]:
+                        self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                gradients = [parameter.grad for parameter in parameters]
+                momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+                torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+                # Nesterov: the averages as they will be after one more such gradient.
+                updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
+                changes = nearly_orthogonal(torch.stack(updates), self.dtype).float()
+                changes *= math.sqrt(max(1, rows / columns))
+                changes = group["lr"] * (changes + group["weight_decay"] * torch.stack(parameters))
+                if self.found_inf is not None:
+                    changes = torch.where(self.found_inf > 0, 0.0, changes)
+                torch._foreach_sub_(parameters, changes.unbind())
 
 
-def nearly_orthogonal(matrices):
-    """The matrices (count, rows, columns) with all their singular values moved close to 1.
+def nearly_orthogonal(matrices, dtype):
+    """The matrices (count, rows, columns) with their singular values moved close to 1, in dtype.
 
     Each Newton-Schulz iteration applies a polynomial to the singular values; Jordan's coefficients
     favor speed over precision: the values end between about 0.7 and 1.2.
     """
     if matrices.shape[1] > matrices.shape[2]:
-        return nearly_orthogonal(matrices.mT).mT
-    x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
+        return nearly_orthogonal(matrices.mT, dtype).mT
+    norms = torch.linalg.matrix_norm(matrices, keepdim=True)  # (count, 1, 1)
+    x = (matrices / (norms + 1e-7)).to(dtype)  # first divided: float16 loses small gradients
     for _ in range(ITERATIONS):
         square = x @ x.mT  # (count, rows, columns) -> (count, rows, rows)
         polynomial = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)

@@ -2,7 +2,14 @@
 
 from quill import hardware
 from quill.checkpoint import load_checkpoint
-from quill.hardware import FastDropout, pack_weights, pick_attention, speed_up_training
+from quill.hardware import (
+    FastDropout,
+    PackedLinear,
+    TransposedLinear,
+    pick_attention,
+    speed_up_sampling,
+    speed_up_training,
+)
 from quill.terminal import UserError
 
 import math
@@ -182,12 +189,82 @@ assert torch.equal(plain, steps()) and not torch.equal(plain, start)
 # --- Sampling ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [{"bias": True}, {"network": "mlp", "n_hidden": 8}])
-def test_packed_weights_give_the_same_logits(shape):
-    network = small_network(**shape)
+@pytest.mark.parametrize("layout", [TransposedLinear, PackedLinear])
+@pytest.mark.parametrize("shape", [{"bias": True}, {}, {"network": "mlp", "n_hidden": 8}])
+def test_every_layout_gives_the_same_logits(shape, layout, monkeypatch):
+    network = small_network(**shape).eval()
     ids = random_ids(network)
     expected = network(ids)[0]
-    pack_weights(network)
+    monkeypatch.setattr(hardware, "LAYOUTS", [(torch.float32, layout)])
+    laid_out = speed_up_sampling(network, "float32", torch.device("cpu"), 1)
     if torch.backends.mkldnn.is_available():
-        assert not any(isinstance(module, torch.nn.Linear) for module in network.modules())
-    torch.testing.assert_close(network(ids)[0], expected, atol=1e-5, rtol=1e-5)
+        assert not any(isinstance(module, torch.nn.Linear) for module in laid_out.modules())
+    torch.testing.assert_close(laid_out(ids)[0], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, seconds, chosen",
+    [
+        ("auto", [1.0, 0.9, 0.9], (torch.float32, TransposedLinear)),  # no clear gain
+        ("auto", [1.0, 0.5, 0.9], (torch.float32, PackedLinear)),
+        ("auto", [1.0, 0.9, 0.5], (torch.bfloat16, PackedLinear)),
+        ("float32", [1.0, 0.9], (torch.float32, TransposedLinear)),
+        ("bfloat16", [1.0], (torch.bfloat16, PackedLinear)),
+    ],
+)
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch has no oneDNN")
+def test_the_layout_that_writes_fastest_is_taken(name, seconds, chosen, monkeypatch):
+    monkeypatch.setattr(hardware, "pick_dtype", lambda name, device: torch.bfloat16)
+    if name == "float32":
+        monkeypatch.setattr(hardware, "pick_dtype", lambda name, device: torch.float32)
+    times = iter(seconds)
+    monkeypatch.setattr(hardware, "seconds_to_write", lambda network, streams: next(times))
+    network = speed_up_sampling(small_network().eval(), name, torch.device("cpu"), 1)
+    assert (network.token_embedding.weight.dtype, type(network.lm_head)) == chosen
+
+
+def test_without_onednns_operators_the_network_writes_as_it_is(monkeypatch):
+    monkeypatch.setattr(
+        hardware, "LAYOUTS", [(torch.float32, lambda linear: torch.ops.no.such(linear))]
+    )
+    network = speed_up_sampling(small_network().eval(), "float32", torch.device("cpu"), 1)
+    assert isinstance(network.lm_head, torch.nn.Linear)
+
+
+# --- CUDA, as far as a CPU can show it --------------------------------------------------------
+
+
+def test_float32_products_use_tf32_on_cuda_only(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    speed_up_training(small_network(), torch.device("cpu"))
+    assert asked == []
+    speed_up_training(small_network(), torch.device("cuda"))
+    assert asked == ["high"]
+
+
+def test_where_the_compiler_fails_training_goes_on_without_it(workspace, monkeypatch, capsys):
+    def fail(network):
+        def call(*arguments):
+            raise RuntimeError("Failed to find C compiler.\nlong explanation")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fail)
+    run = tiny_run()
+    run.device = torch.device("cuda")
+    assert train.forward_of(run) is run.network
+    out = capsys.readouterr().out
+    assert "torch.compile cannot be used here" in out and "Failed to find C compiler" in out
+    assert "long explanation" not in out
+
+
+def test_what_the_compiler_returns_is_used(workspace, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network: lambda *arguments: network(*arguments))
+    run = tiny_run("--compile=True")
+    assert train.forward_of(run) is run.network  # on a CPU it is never compiled
+    run.device = torch.device("cuda")
+    assert train.forward_of(run) is not run.network
+    run = tiny_run("--compile=False")
+    run.device = torch.device("cuda")
+    assert train.forward_of(run) is run.network
