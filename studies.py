@@ -3,16 +3,21 @@
     python studies.py dry_run RECIPE [--name=value ...]   parameters, memory, time of the whole run
     python studies.py overfit_batch RECIPE                can the network memorize one batch?
     python studies.py find_lr RECIPE                      the loss over the learning rate
+    python studies.py ngrams [--dataset=NAME]             how far counting comes, without a network
+    python studies.py example                             a tiny network, with every number in it
 
 The settings are train.py's. `python train.py RECIPE --eval_only` measures a finished run.
 """
 
+from quill.dataset import open_dataset
 from quill.hardware import errors_explained
 from quill.processes import WORLD
 from quill.settings import parse_command_line
 from quill.terminal import Parser, UserError, introduce, replacing, run_main, show
+from quill.worked_example import example
 
 import math
+import random
 import statistics
 import sys
 import time
@@ -23,6 +28,8 @@ import torch
 
 import plots
 import train
+from ancestors import NGrams
+from prepare_shakespeare import Tokenizer
 
 try:
     import resource
@@ -201,9 +208,44 @@ def proposed_rate(rates, losses):
     return rates[int(np.argmin(losses))] / 3
 
 
+# --- ngrams: how far does counting come? ------------------------------------------------------
+
+LONGEST = 6  # characters in a string: for a megabyte of text, longer ones help no more
+SAMPLE_LENGTH = 200  # characters
+
+
+def ngrams(config):
+    """Print the validation loss of counted n-grams for each n, and a text by the best of them."""
+    meta, paths = open_dataset(config.dataset, block_size=1)
+    decode, vocab = Tokenizer(meta["vocab"]).decode, meta["vocab"]
+    text, validation = (decode(np.fromfile(paths[name], "<u2")) for name in ("train", "val"))
+    model = NGrams(text, LONGEST, len(vocab))
+    losses = {}
+    show(" n   different strings   of them once   new in validation   validation loss")
+    for n in range(1, LONGEST + 1):
+        counts = [count for string, count in model.count.items() if len(string) == n]
+        strings = [validation[i : i + n] for i in range(len(validation) - n + 1)]
+        once = counts.count(1) / len(counts)
+        new = sum(string not in model.count for string in strings) / len(strings)
+        losses[n] = model.loss(validation, n)
+        show(f"{n:2}{len(counts):20,}{once:15.0%}{new:20.1%}{losses[n]:18.3f}")
+    best, written, generator = min(losses, key=losses.get), "\n", random.Random(config.seed)
+    for _ in range(SAMPLE_LENGTH):
+        context = written[len(written) - best + 1 :]
+        probabilities = [model.probability(character, context) for character in vocab]
+        written += generator.choices(vocab, probabilities)[0]
+    show(f"\na text by n = {best}:{written}")
+
+
 # --- The program ------------------------------------------------------------------------------
 
-STUDIES = {"dry_run": dry_run, "overfit_batch": overfit_batch, "find_lr": find_lr}
+STUDIES = {
+    "dry_run": dry_run,
+    "overfit_batch": overfit_batch,
+    "find_lr": find_lr,
+    "ngrams": ngrams,
+    "example": example,
+}
 
 
 def main(arguments):
@@ -215,6 +257,8 @@ def main(arguments):
     config, given = parse_command_line(arguments[1:])
     if WORLD > 1:
         raise UserError("studies are for one process: leave torchrun out")
+    if study in (ngrams, example):
+        return study(config)
     config.overwrite = True  # nothing is: a study saves no checkpoint
     with errors_explained():
         run = train.build_run(config, given)
