@@ -11,10 +11,10 @@ The settings are train.py's. `python train.py RECIPE --eval_only` measures a fin
 
 from quill.dataset import open_dataset
 from quill.hardware import errors_explained
+from quill.inside import example
 from quill.processes import WORLD
 from quill.settings import parse_command_line
 from quill.terminal import Parser, UserError, introduce, replacing, run_main, show
-from quill.worked_example import example
 
 import math
 import random

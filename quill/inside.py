@@ -1,8 +1,8 @@
-"""The worked example: every number between a text of four characters and its loss, and gradients.
+"""A look inside a network: what each of its parts computes, and an example with every number.
 
     python studies.py example
 
-docs/lecture.md goes through what it prints.
+docs/lecture.md goes through what the example prints.
 """
 
 from quill.terminal import show
@@ -17,6 +17,40 @@ from model import GPT, NetworkConfig
 SEED = 2  # its attention weights are neither all alike nor all 0 or 1
 
 
+# --- What the parts compute -------------------------------------------------------------------
+
+
+@torch.no_grad()
+def outputs_of_parts(network, idx):
+    """{name of a part of the network: what it returns} in one forward pass of idx (B, T)."""
+    outputs, hooks = {}, []
+    for name, part in network.named_modules():
+
+        def keep(part, inputs, output, name=name):
+            outputs[name] = output
+
+        hooks.append(part.register_forward_hook(keep))
+    network(idx)
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def attention_weights(network, idx):
+    """The attention weights of each head of each layer: (n_layer, n_head, T, T).
+
+    Row t belongs to the character that looks, column s to the one looked at; a row sums to 1.
+    idx: (1, T). network: a GPT in eval mode with attention "written_out", since the fused kernel
+    does not keep the weights.
+    """
+    outputs = outputs_of_parts(network, idx)
+    names = [f"blocks.{i}.attention.attention_dropout" for i in range(network.config.n_layer)]
+    return torch.cat([outputs[name] for name in names])  # n_layer x (1, n_head, T, T)
+
+
+# --- An example small enough to print ---------------------------------------------------------
+
+
 def show_rows(title, names, *matrices):
     """Print matrices side by side, under a title: a row for each name."""
     show(f"\n{title}")
@@ -25,22 +59,16 @@ def show_rows(title, names, *matrices):
         show(f"    {name!r}{'   |'.join(rows)}")
 
 
-@torch.no_grad()
 def show_forward_pass(network, ids, vocab):
     """Print what the parts of a GPT of one block compute for a text's token ids (T + 1,)."""
-    outputs = {}  # of each part
-    for name, part in network.named_modules():
-
-        def keep(part, inputs, output, name=name):
-            outputs[name] = output[0]
-
-        part.register_forward_hook(keep)
-    logits, loss = network(ids[None, :-1], ids[None, 1:])  # (1, T, V)
+    idx, targets = ids[None, :-1], ids[None, 1:]  # 2 x (1, T)
+    outputs = {name: output[0] for name, output in outputs_of_parts(network, idx).items()}
     n_head, head_size = network.config.n_head, network.config.head_size
     qkv = outputs["blocks.0.attention.query_key_value"].view(-1, 3, n_head, head_size)
     q, k, v = qkv.permute(1, 2, 0, 3)  # (T, 3, n_head, head_size) -> 3 x (n_head, T, head_size)
     scores = q @ k.transpose(1, 2) / math.sqrt(head_size)  # (n_head, T, T)
     weights = outputs["blocks.0.attention.attention_dropout"]  # (n_head, T, T)
+    logits = outputs["lm_head"]  # (T, V)
 
     names = [vocab[i] for i in ids[:-1]]
     show_rows("the embedding of each character", names, outputs["token_embedding"])
@@ -54,14 +82,14 @@ def show_forward_pass(network, ids, vocab):
     show_rows("means of the values, by these weights", names, *weights @ v)
     show_rows("both heads, projected", names, outputs["blocks.0.attention"])
     show_rows("x: plus that, plus the feed-forward network's part", names, outputs["blocks.0"])
-    show_rows(f"logits of {', '.join(map(repr, vocab))}", names, logits[0])
-    probabilities = F.softmax(logits[0], dim=1)  # (T, V)
+    show_rows(f"logits of {', '.join(map(repr, vocab))}", names, logits)
+    probabilities = F.softmax(logits, dim=1)  # (T, V)
     show_rows("probabilities: softmax of the logits", names, probabilities)
     show("")
     for t, (name, target) in enumerate(zip(names, ids[1:], strict=True)):
         p = probabilities[t, target].item()
         show(f"after {name!r} comes {vocab[target]!r}: -ln {p:.3f} = {-math.log(p):.3f}")
-    show(f"the loss, their mean: {loss:.3f}")
+    show(f"the loss, their mean: {network(idx, targets)[1]:.3f}")
 
 
 def show_backward_pass():
