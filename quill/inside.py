@@ -78,8 +78,19 @@ def show_forward_pass(network, ids, vocab):
     for title, heads in (("queries", q), ("keys", k), ("values", v)):
         show_rows(title, names, *heads)
     show_rows(f"scores: query . key / sqrt({head_size})", names, *scores)
+    last, first = q[0, -1], k[0, 0]
+    products = " + ".join(f"{a:.2f} * {b:.2f}" for a, b in zip(last, first, strict=True))
+    show(
+        f"    the first of {names[-1]!r}: ({products}) / sqrt({head_size}) = {scores[0, -1, 0]:.2f}"
+    )
     show_rows("weights: softmax of the scores, without those of the future", names, *weights)
-    show_rows("means of the values, by these weights", names, *weights @ v)
+    powers = [f"e^{score:.2f}" for score in scores[0, -1]]
+    quotient = f"{powers[0]} / ({' + '.join(powers)})"
+    show(f"    the first of {names[-1]!r}: {quotient} = {weights[0, -1, 0]:.2f}")
+    means = weights @ v  # (n_head, T, T) -> (n_head, T, head_size)
+    show_rows("means of the values, by these weights", names, *means)
+    products = (f"{a:.2f} * {b:.2f}" for a, b in zip(weights[0, -1], v[0, :, 0], strict=True))
+    show(f"    the first of {names[-1]!r}: {' + '.join(products)} = {means[0, -1, 0]:.2f}")
     show_rows("both heads, projected", names, outputs["blocks.0.attention"])
     show_rows("x: plus that, plus the feed-forward network's part", names, outputs["blocks.0"])
     show_rows(f"logits of {', '.join(map(repr, vocab))}", names, logits)
@@ -120,6 +131,9 @@ def show_backward_pass():
     ):
         end = f"{by_hand:7.4f}   {number.grad.item():7.4f}"
         show(f"{line:<24}{number.item():8.4f}   {rule:<20}= {end}")
+
+    other = math.log1p(math.exp(math.tanh(0.501 * 2)))  # -ln sigmoid(z) is ln(1 + e^-z)
+    show(f"with w = 0.501, the loss is {other:.4f}: {other - loss.item():.4f} more")
 
 
 def example(config):
