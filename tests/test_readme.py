@@ -126,6 +126,13 @@ def test_a_name_with_a_link_is_defined_in_the_file_that_the_link_leads_to(page):
             assert set(name.removesuffix("()").split(".")) <= set(names_in(path)), (name, target)
 
 
+@by_page
+def test_a_line_of_code_on_a_page_stands_in_the_code(page):
+    sources = "".join(path.read_text() for path in ROOT.glob("*.py"))
+    for line in re.findall(r"`([^`\n]*(?:self\.|F\.|\+= |batch\[)[^`\n]*)`", page.read_text()):
+        assert line.split("...")[0] in sources, line
+
+
 def test_the_pages_link_to_the_code():
     text = "".join(page.read_text() for page in PAGES)
     assert len(re.findall(r"\[`[^`]+`\]\([^)]+\.py\)", text)) > 20
