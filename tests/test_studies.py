@@ -223,9 +223,12 @@ def test_the_worked_example_is_arithmetic_that_a_reader_can_check(capsys):
     losses = -np.log(probabilities[range(3), [2, 1, 0]])  # h, e and a space come
     loss = float(out.split("the loss, their mean: ")[1].split()[0])
     assert loss == pytest.approx(losses.mean(), abs=0.05)
-    for line in out.split("backward()\n")[1].splitlines()[1:]:
+    *lines, nudged = out.split("backward()\n")[1].splitlines()[1:]
+    for line in lines:
         by_hand, by_backward = line.split()[-2:]
         assert by_hand == by_backward != "0.0000"
+    more = float(nudged.split()[-2])
+    assert more == pytest.approx(0.001 * float(by_backward), abs=1e-4)  # w is in the last of them
 
 
 def test_one_study_at_a_time(workspace):
