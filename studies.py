@@ -192,20 +192,15 @@ def find_lr(run):
             show(f"rate {rate:.1e} | loss {smooth:.4f}", passing=True)
     if not rates or max(losses) - min(losses) < 0.01:
         raise UserError("no rate changes the loss of this network on this text: nothing to propose")
-    proposal = proposed_rate(rates, losses)
-    show(f"the loss is lowest at a rate of {rates[int(np.argmin(losses))]:.1e}")
+    lowest = rates[int(np.argmin(losses))]
+    proposal = lowest / 3  # at `lowest` it is about to rise, and a run tolerates less than a moment
+    show(f"the loss is lowest at a rate of {lowest:.1e}")
     if plots.available():
         run.folder.mkdir(parents=True, exist_ok=True)
         with replacing(run.folder / "find_lr.png") as file:
             plots.draw_rates(rates, losses, proposal, file)
         show(f"plotted in {run.folder / 'find_lr.png'}")
     show(f"proposal: --learning_rate={proposal:.1e}, --min_lr={proposal / 10:.1e}")
-
-
-def proposed_rate(rates, losses):
-    """A third of the rate at which the smoothed loss is lowest: there it is about to rise, and a
-    whole run tolerates less than a moment does."""
-    return rates[int(np.argmin(losses))] / 3
 
 
 # --- ngrams: how far does counting come? ------------------------------------------------------
@@ -226,12 +221,12 @@ def ngrams(config):
         counts = [count for string, count in model.count.items() if len(string) == n]
         strings = [validation[i : i + n] for i in range(len(validation) - n + 1)]
         once = counts.count(1) / len(counts)
-        new = sum(string not in model.count for string in strings) / len(strings)
+        new = sum(string not in model.count for string in strings) / max(1, len(strings))
         losses[n] = model.loss(validation, n)
         show(f"{n:2}{len(counts):20,}{once:15.0%}{new:20.1%}{losses[n]:18.3f}")
     best, written, generator = min(losses, key=losses.get), "\n", random.Random(config.seed)
     for _ in range(SAMPLE_LENGTH):
-        context = written[len(written) - best + 1 :]
+        context = written[max(0, len(written) - best + 1) :]
         probabilities = [model.probability(character, context) for character in vocab]
         written += generator.choices(vocab, probabilities)[0]
     show(f"\na text by n = {best}:{written}")
@@ -239,13 +234,7 @@ def ngrams(config):
 
 # --- The program ------------------------------------------------------------------------------
 
-STUDIES = {
-    "dry_run": dry_run,
-    "overfit_batch": overfit_batch,
-    "find_lr": find_lr,
-    "ngrams": ngrams,
-    "example": example,
-}
+STUDIES = {study.__name__: study for study in (dry_run, overfit_batch, find_lr, ngrams, example)}
 
 
 def main(arguments):

@@ -147,10 +147,23 @@ def test_the_finder_proposes_nothing_where_no_rate_matters(workspace, monkeypatc
         studies.main(["find_lr", *TINY])
 
 
-def test_the_proposed_rate_lies_below_the_best_and_trains(workspace):
-    rates = list(np.geomspace(1e-5, 1, 101))
-    losses = [4 - 2 * math.exp(-((math.log10(rate) + 2) ** 2)) for rate in rates]
-    assert studies.proposed_rate(rates, losses) == pytest.approx(1e-2 / 3)
+def test_the_proposed_rate_is_a_third_of_the_one_with_the_lowest_loss(
+    workspace, monkeypatch, capsys
+):
+    """Here every step has the loss of a curve whose lowest point is at a rate of 0.01."""
+
+    def step(run, forward, windows):
+        rate = run.optimizers[0].param_groups[0]["lr"]
+        return torch.tensor(4 - 2 * math.exp(-((math.log10(rate) + 2) ** 2))), None
+
+    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(studies, "SMOOTHING", 0.0)
+    studies.main(["find_lr", *TINY])
+    out = capsys.readouterr().out
+    lowest = float(out.split("the loss is lowest at a rate of ")[1].split()[0])
+    proposal = float(out.split("proposal: --learning_rate=")[1].split(",")[0])
+    assert lowest == pytest.approx(1e-2, rel=0.03)
+    assert proposal == pytest.approx(lowest / 3, rel=0.03)
 
 
 def test_eval_only_gives_the_losses_of_the_best_checkpoint(workspace, capsys):
