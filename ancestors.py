@@ -1,15 +1,60 @@
-"""The Transformer's two small ancestors: a table of pairs, and a window of embeddings.
+"""The Transformer's ancestors: counted n-grams, a table of pairs, and a window of embeddings.
 
-Both have the interface of model.py's GPT: characters in, the logits of the next character out, at
-every position at once. The letters in the shapes are model.py's: B sequences in a batch, T
-characters in a sequence, C the embedding dimension (n_embd), V characters in the vocabulary.
+The two networks have the interface of model.py's GPT: characters in, the logits of the next
+character out, at every position at once. The letters in the shapes are model.py's: B sequences in a
+batch, T characters in a sequence, C the embedding dimension (n_embd), V characters in the
+vocabulary.
 """
+
+import math
+from collections import Counter
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from model import GPT, INIT_STD, with_loss
+
+
+class NGrams:
+    """How often each string of up to `longest` characters occurs in a text, and what that says of
+    the next character: a language model without a network.
+
+    Source: Witten and Bell 1991, https://doi.org/10.1109/18.87000, their method C, interpolated.
+    """
+
+    def __init__(self, text, longest, vocab_size):
+        self.vocab_size = vocab_size
+        self.count = Counter()  # of each string in the text
+        for n in range(1, longest + 1):
+            self.count.update(text[i : i + n] for i in range(len(text) - n + 1))
+        self.followers = Counter()  # of each context: how many characters follow it in the text,
+        self.different = Counter()  # and how many different ones
+        for string, count in self.count.items():
+            self.followers[string[:-1]] += count
+            self.different[string[:-1]] += 1
+
+    def probability(self, character, context):
+        """The probability that `character` comes after `context`, at most longest - 1 characters.
+
+        The estimate starts from no context at all, and is mixed with the counts of a longer one in
+        each round. The more different characters have followed a context, the more likely is one
+        that has not, so the more weight the shorter contexts keep.
+        """
+        p = 1 / self.vocab_size
+        for length in range(len(context) + 1):
+            known = context[len(context) - length :]
+            followers, different = self.followers[known], self.different[known]
+            if followers:
+                p = (self.count[known + character] + different * p) / (followers + different)
+        return p
+
+    def loss(self, text, n):
+        """The mean cross-entropy in nats per character of a text, from the n - 1 before each."""
+        total = 0.0
+        for i, character in enumerate(text):
+            total -= math.log(self.probability(character, text[max(0, i - n + 1) : i]))
+        return total / len(text)
 
 
 class Bigram(nn.Module):

@@ -3,16 +3,21 @@
     python studies.py dry_run RECIPE [--name=value ...]   parameters, memory, time of the whole run
     python studies.py overfit_batch RECIPE                can the network memorize one batch?
     python studies.py find_lr RECIPE                      the loss over the learning rate
+    python studies.py ngrams [--dataset=NAME]             how far counting comes, without a network
+    python studies.py example                             a tiny network, with every number in it
 
 The settings are train.py's. `python train.py RECIPE --eval_only` measures a finished run.
 """
 
+from quill.dataset import open_dataset
 from quill.hardware import errors_explained
+from quill.inside import example
 from quill.processes import WORLD
 from quill.settings import parse_command_line
 from quill.terminal import Parser, UserError, introduce, replacing, run_main, show
 
 import math
+import random
 import statistics
 import sys
 import time
@@ -23,6 +28,8 @@ import torch
 
 import plots
 import train
+from ancestors import NGrams
+from prepare_shakespeare import Tokenizer
 
 try:
     import resource
@@ -95,10 +102,10 @@ def dry_run(run):
     shared = ", of which lm_head uses token_embedding's" if config.network == "gpt" else ""
     show(f"{'parameters':<28}{total:>12,}{shared}")
 
-    seconds = []
+    forward, seconds = train.forward_of(run), []
     while len(seconds) < 5 or (sum(seconds) < 2 and len(seconds) < 50):
         windows = train.training_windows(run)
-        seconds.append(seconds_for(run, train.train_step, run, run.network, windows))
+        seconds.append(seconds_for(run, train.train_step, run, forward, windows))
     step = statistics.median(seconds[1:])  # the first one also sets things up
     starts = train.split_starts(run, "val")
     batches = list(train.evaluation_batches(run, "val", starts))
@@ -185,8 +192,9 @@ def find_lr(run):
             show(f"rate {rate:.1e} | loss {smooth:.4f}", passing=True)
     if not rates or max(losses) - min(losses) < 0.01:
         raise UserError("no rate changes the loss of this network on this text: nothing to propose")
-    proposal = proposed_rate(rates, losses)
-    show(f"the loss is lowest at a rate of {rates[int(np.argmin(losses))]:.1e}")
+    lowest = rates[int(np.argmin(losses))]
+    proposal = lowest / 3  # at `lowest` it is about to rise, and a run tolerates less than a moment
+    show(f"the loss is lowest at a rate of {lowest:.1e}")
     if plots.available():
         run.folder.mkdir(parents=True, exist_ok=True)
         with replacing(run.folder / "find_lr.png") as file:
@@ -195,15 +203,38 @@ def find_lr(run):
     show(f"proposal: --learning_rate={proposal:.1e}, --min_lr={proposal / 10:.1e}")
 
 
-def proposed_rate(rates, losses):
-    """A third of the rate at which the smoothed loss is lowest: there it is about to rise, and a
-    whole run tolerates less than a moment does."""
-    return rates[int(np.argmin(losses))] / 3
+# --- ngrams: how far does counting come? ------------------------------------------------------
+
+LONGEST = 6  # characters in a string: for a megabyte of text, longer ones help no more
+SAMPLE_LENGTH = 200  # characters
+
+
+def ngrams(config):
+    """Print the validation loss of counted n-grams for each n, and a text by the best of them."""
+    meta, paths = open_dataset(config.dataset, block_size=1)
+    decode, vocab = Tokenizer(meta["vocab"]).decode, meta["vocab"]
+    text, validation = (decode(np.fromfile(paths[name], "<u2")) for name in ("train", "val"))
+    model = NGrams(text, LONGEST, len(vocab))
+    losses = {}
+    show(" n   different strings   of them once   new in validation   validation loss")
+    for n in range(1, LONGEST + 1):
+        counts = [count for string, count in model.count.items() if len(string) == n]
+        strings = [validation[i : i + n] for i in range(len(validation) - n + 1)]
+        once = counts.count(1) / len(counts)
+        new = sum(string not in model.count for string in strings) / max(1, len(strings))
+        losses[n] = model.loss(validation, n)
+        show(f"{n:2}{len(counts):20,}{once:15.0%}{new:20.1%}{losses[n]:18.3f}")
+    best, written, generator = min(losses, key=losses.get), "\n", random.Random(config.seed)
+    for _ in range(SAMPLE_LENGTH):
+        context = written[max(0, len(written) - best + 1) :]
+        probabilities = [model.probability(character, context) for character in vocab]
+        written += generator.choices(vocab, probabilities)[0]
+    show(f"\na text by n = {best}:{written}")
 
 
 # --- The program ------------------------------------------------------------------------------
 
-STUDIES = {"dry_run": dry_run, "overfit_batch": overfit_batch, "find_lr": find_lr}
+STUDIES = {study.__name__: study for study in (dry_run, overfit_batch, find_lr, ngrams, example)}
 
 
 def main(arguments):
@@ -215,6 +246,8 @@ def main(arguments):
     config, given = parse_command_line(arguments[1:])
     if WORLD > 1:
         raise UserError("studies are for one process: leave torchrun out")
+    if study in (ngrams, example):
+        return study(config)
     config.overwrite = True  # nothing is: a study saves no checkpoint
     with errors_explained():
         run = train.build_run(config, given)

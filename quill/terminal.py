@@ -7,6 +7,7 @@ import difflib
 import io
 import math
 import os
+import platform
 import shlex
 import shutil
 import signal
@@ -186,6 +187,20 @@ def conclude(run, test_loss):
     if test_loss is not None:
         show(f"test loss of those weights: {test_loss:.4f}")
     show(f"to generate text:  python sample.py --out_dir={shlex.quote(str(run.folder))}")
+    size = sum(parameter.numel() for parameter in run.network.parameters())
+    loss, seconds = f"loss {progress.best_val_loss:.4f}", f"{progress.seconds:.0f} s"
+    command = shlex.join(["train.py", *sys.argv[1:]])
+    facts = [loss, seconds, f"{size:,} parameters", command, f"{processor()}, {run.device}"]
+    show(f"to compare runs:   {' | '.join(facts)}")
+
+
+def processor():
+    """The processor's name, as far as the operating system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from quill.checkpoint import NETWORK_SETTINGS, save  # noqa: E402
 from quill.dataset import checksum_of, load_meta  # noqa: E402
 from quill.hardware import pick_attention, pick_device, pick_dtype, speed_up_sampling  # noqa: E402
 from quill.settings import parse_command_line  # noqa: E402
-from quill.terminal import UserError, keep_freed_memory, run_main  # noqa: E402
+from quill.terminal import UserError, keep_freed_memory, processor, run_main  # noqa: E402
 
 import train  # noqa: E402 (the path comes first)
 from ancestors import build  # noqa: E402
@@ -294,15 +294,6 @@ def matrix_speed(dtype, device, size):
     """GFLOP/s of the product of two square matrices."""
     matrix = torch.randn(size, size, device=device).to(dtype)
     return 2 * size**3 / best_seconds(lambda: matrix @ matrix) / 1e9
-
-
-def processor():
-    """The name of this machine's processor."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def measure_machine():

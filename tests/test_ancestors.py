@@ -1,12 +1,60 @@
 """The ancestors: what each computes, how far back it sees, and what it writes."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from conftest import random_ids, small_network
 from test_model import assert_causal
 
+from ancestors import NGrams
 from model import generate
+
+# --- Counted n-grams --------------------------------------------------------------------------
+
+TEXT = "abracadabra, a banana and a cab"
+VOCAB = sorted(set(TEXT) | {"z"})  # z is in no text
+
+
+def witten_bell(character, context):
+    """The published formula, by a search through the text for each number in it."""
+    shorter = witten_bell(character, context[1:]) if context else 1 / len(VOCAB)
+    ends = range(len(context), len(TEXT))
+    followers = [TEXT[end] for end in ends if TEXT[:end].endswith(context)]
+    if not followers:
+        return shorter
+    weight = len(followers) / (len(followers) + len(set(followers)))
+    return weight * followers.count(character) / len(followers) + (1 - weight) * shorter
+
+
+CONTEXTS = ["", "a", "ab", "bra", "an", "nd", "ca", "z", "za", "zab", "cab", "ana"]
+
+
+def test_ngrams_equal_a_slow_search_through_the_text():
+    model = NGrams(TEXT, 4, len(VOCAB))
+    for context in CONTEXTS:
+        for character in VOCAB:
+            expected = witten_bell(character, context)
+            assert model.probability(character, context) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_probabilities_of_ngrams_sum_to_1_and_none_is_0():
+    model = NGrams(TEXT, 4, len(VOCAB))
+    for context in CONTEXTS:
+        probabilities = [model.probability(character, context) for character in VOCAB]
+        assert sum(probabilities) == pytest.approx(1)
+        assert min(probabilities) > 0
+
+
+def test_the_loss_of_ngrams_is_their_mean_surprise_at_a_text():
+    model, text = NGrams(TEXT, 3, len(VOCAB)), "a cabz"
+    contexts = ["", "a", "a ", " c", "ca", "ab"]
+    surprises = [-math.log(witten_bell(*pair)) for pair in zip(text, contexts, strict=True)]
+    assert model.loss(text, 3) == pytest.approx(np.mean(surprises))
+
+
+# --- The networks -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["bigram", "mlp"])

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import lecture
 import pytest
 from conftest import ROOT
 
@@ -125,6 +126,13 @@ def test_a_name_with_a_link_is_defined_in_the_file_that_the_link_leads_to(page):
             assert set(name.removesuffix("()").split(".")) <= set(names_in(path)), (name, target)
 
 
+@by_page
+def test_a_line_of_code_on_a_page_stands_in_the_code(page):
+    sources = "".join(path.read_text() for path in ROOT.glob("*.py"))
+    for line in re.findall(r"`([^`\n]*(?:self\.|F\.|\+= |batch\[)[^`\n]*)`", page.read_text()):
+        assert line.split("...")[0] in sources, line
+
+
 def test_the_pages_link_to_the_code():
     text = "".join(page.read_text() for page in PAGES)
     assert len(re.findall(r"\[`[^`]+`\]\([^)]+\.py\)", text)) > 20
@@ -146,6 +154,33 @@ def test_every_link_leads_to_a_file_and_none_to_a_line(page):
         assert path.exists(), link
         assert not re.fullmatch(r"L\d.*", anchor), f"{link}: line numbers change"
         assert not anchor or anchor in anchors(path), link
+
+
+def test_every_figure_of_the_lecture_says_where_it_comes_from():
+    page = lecture.PAGE.read_text()
+    assert lecture.filled(page, {}, {}) == (page, [])
+    assert len(lecture.FIGURE.findall(page)) > 80
+    for broken in (("bigram.seconds bigram.loss", "bigram.loss"), ("After **", "**7** After **")):
+        assert lecture.filled(page.replace(*broken, 1), {}, {})[1]
+
+
+def test_figures_and_outputs_are_written_where_the_comments_say():
+    page = """One **two**.
+<!-- figures: a.loss a.seconds -->
+After **1** s, **9.999**. | **no**
+
+<!-- output: python a.py | second | -->
+```
+old
+```
+end
+"""
+    figures = {"a.loss": "1.5", "a.seconds": "4,000"}
+    filled, problems = lecture.filled(page, figures, {"python a.py": "first\nsecond\n 3\n\nlast"})
+    assert problems == []
+    assert "After **1.5** s, **4,000**. | **no**" in filled
+    assert "```\nsecond\n 3\n```\nend" in filled
+    assert lecture.filled(page, {"a.loss": "1.5"}, {})[1] == ["no command gives a.seconds"]
 
 
 def test_ci_runs_the_test_command():

@@ -5,6 +5,7 @@ from quill.terminal import UserError
 
 import hashlib
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -146,10 +147,23 @@ def test_the_finder_proposes_nothing_where_no_rate_matters(workspace, monkeypatc
         studies.main(["find_lr", *TINY])
 
 
-def test_the_proposed_rate_lies_below_the_best_and_trains(workspace):
-    rates = list(np.geomspace(1e-5, 1, 101))
-    losses = [4 - 2 * math.exp(-((math.log10(rate) + 2) ** 2)) for rate in rates]
-    assert studies.proposed_rate(rates, losses) == pytest.approx(1e-2 / 3)
+def test_the_proposed_rate_is_a_third_of_the_one_with_the_lowest_loss(
+    workspace, monkeypatch, capsys
+):
+    """Here every step has the loss of a curve whose lowest point is at a rate of 0.01."""
+
+    def step(run, forward, windows):
+        rate = run.optimizers[0].param_groups[0]["lr"]
+        return torch.tensor(4 - 2 * math.exp(-((math.log10(rate) + 2) ** 2))), None
+
+    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(studies, "SMOOTHING", 0.0)
+    studies.main(["find_lr", *TINY])
+    out = capsys.readouterr().out
+    lowest = float(out.split("the loss is lowest at a rate of ")[1].split()[0])
+    proposal = float(out.split("proposal: --learning_rate=")[1].split(",")[0])
+    assert lowest == pytest.approx(1e-2, rel=0.03)
+    assert proposal == pytest.approx(lowest / 3, rel=0.03)
 
 
 def test_eval_only_gives_the_losses_of_the_best_checkpoint(workspace, capsys):
@@ -179,6 +193,55 @@ def test_the_test_split_is_measured_once_and_never_chosen_by(workspace, monkeypa
     train.main(TINY)
     assert measured.count("test") == 1
     assert measured[-1] == "test"
+
+
+def test_counting_is_measured_on_the_validation_split_and_writes_a_text(workspace, capsys):
+    studies.main(["ngrams", "--dataset=small"])
+    table, text = capsys.readouterr().out.split("\n\na text by n = ")
+    rows = [row.split() for row in table.splitlines()[1:]]
+    assert [row[0] for row in rows] == list("123456")
+    data = {split: Path(f"data/small/{split}.bin").read_bytes() for split in ("train", "val")}
+    train_ids, val_ids = (list(memoryview(data[split]).cast("H")) for split in ("train", "val"))
+    counts = {i: train_ids.count(i) for i in val_ids}
+    types = len(set(train_ids))
+    probabilities = [(counts[i] + types / 58) / (len(train_ids) + types) for i in val_ids]
+    assert float(rows[0][4]) == pytest.approx(-np.mean(np.log(probabilities)), abs=6e-4)
+    pairs, val_pairs = set(pairwise(train_ids)), list(pairwise(val_ids))
+    new = sum(pair not in pairs for pair in val_pairs) / len(val_pairs)
+    assert (rows[1][1], rows[1][3]) == (str(len(pairs)), f"{new:.1%}")
+    assert len(text.split(":\n", 1)[1]) == studies.SAMPLE_LENGTH + 1
+    assert not Path("out").exists()
+
+
+def test_the_worked_example_is_arithmetic_that_a_reader_can_check(capsys):
+    studies.main(["example"])
+    out = capsys.readouterr().out
+
+    def table(title):
+        rows = out.split(f"\n{title}")[1].split("\n\n")[0].splitlines()[1:4]
+        return np.array([[float(x) for x in row[7:].replace("|", " ").split()] for row in rows])
+
+    q, k, v, scores, weights, means = map(
+        table, ("queries", "keys", "values", "scores", "weights", "means")
+    )
+    for head in range(2):
+        two, three = slice(2 * head, 2 * head + 2), slice(3 * head, 3 * head + 3)
+        assert np.allclose(scores[:, three], q[:, two] @ k[:, two].T / 2**0.5, atol=0.03)
+        e = np.tril(np.exp(scores[:, three]))
+        assert np.allclose(weights[:, three], e / e.sum(1, keepdims=True), atol=0.01)
+        assert np.allclose(means[:, two], weights[:, three] @ v[:, two], atol=0.02)
+    e = np.exp(table("logits"))
+    probabilities = table("probabilities")
+    assert np.allclose(probabilities, e / e.sum(1, keepdims=True), atol=0.01)
+    losses = -np.log(probabilities[range(3), [2, 1, 0]])  # h, e and a space come
+    loss = float(out.split("the loss, their mean: ")[1].split()[0])
+    assert loss == pytest.approx(losses.mean(), abs=0.05)
+    *lines, nudged = out.split("backward()\n")[1].splitlines()[1:]
+    for line in lines:
+        by_hand, by_backward = line.split()[-2:]
+        assert by_hand == by_backward != "0.0000"
+    more = float(nudged.split()[-2])
+    assert more == pytest.approx(0.001 * float(by_backward), abs=1e-4)  # w is in the last of them
 
 
 def test_one_study_at_a_time(workspace):

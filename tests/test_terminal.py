@@ -3,12 +3,14 @@
 from quill import terminal
 from quill.terminal import Parser, UserError, replacing, run_main, show
 
+import io
 import os
 import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -123,6 +125,39 @@ def test_an_unknown_option_is_one_line_with_the_nearest_known_one(given, hint, c
     name = given.split("=")[0]
     line = f"error: unknown argument '{name}'{hint}; x.py --help lists all options\n"
     assert capsys.readouterr() == ("", line)
+
+
+def test_a_run_ends_with_one_line_to_compare_it_by(monkeypatch, capsys):
+    class Parameter:
+        def numel(self):
+            return 600
+
+    class Run:
+        folder, device = Path("out/x"), "cpu"
+        progress = SimpleNamespace(step=9, seconds=41.7, best_val_loss=1.62341)
+        network = SimpleNamespace(parameters=lambda: [Parameter(), Parameter()])
+
+    recipe = ["config/shakespeare_cpu.py", "--n_layer=3", "--out_dir=out/my run"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *recipe])
+    monkeypatch.setattr(terminal, "processor", lambda: "A Processor 3000")
+    terminal.conclude(Run, None)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "to compare runs:   loss 1.6234 | 42 s | 1,200 parameters | train.py "
+        "config/shakespeare_cpu.py --n_layer=3 '--out_dir=out/my run' | A Processor 3000, cpu"
+    )
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_processor_is_named_where_the_operating_system_tells_it(known, monkeypatch):
+    def read(path, **_):
+        if not known:
+            raise FileNotFoundError(path)
+        return io.StringIO("processor\t: 0\nmodel name\t: A Processor 3000\nprocessor\t: 1\n")
+
+    monkeypatch.setattr("builtins.open", read)
+    monkeypatch.setattr(terminal.platform, "processor", lambda: "")
+    monkeypatch.setattr(terminal.platform, "machine", lambda: "arm64")
+    assert terminal.processor() == ("A Processor 3000" if known else "arm64")
 
 
 # --- Replacing a file -------------------------------------------------------------------------
