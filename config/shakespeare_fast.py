@@ -21,6 +21,7 @@ muon_learning_rate = 0.04  # of the matrices
 lr_schedule = "linear"  # to zero: the small last steps improve the loss most
 warmup_iters = 5
 min_lr = 0.0
+beta1 = 0.85  # Muon's momentum too: in so few steps, gradients of ten steps ago are out of date
 weight_decay = 0.0  # it reads a quarter of the text, once, so it cannot overfit
 
 # The output.
