@@ -99,7 +99,7 @@ class FastDropout(nn.Module):
 
     def __init__(self, p):
         super().__init__()
-        self.zeroed = round(p * 256)  # of the 256 values that 8 bits can have
+        self.zeroed = min(255, round(p * 256))  # of the 256 values that 8 bits can have
         self.scale = 256 / (256 - self.zeroed)  # keeps the mean as it was
 
     def forward(self, x):
