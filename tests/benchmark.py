@@ -2,6 +2,7 @@
 
     python tests/benchmark.py                   everything, an hour or more on two CPU cores
     python tests/benchmark.py training sampling only these (see MEASUREMENTS at the end)
+    python tests/benchmark.py gpu               all that concerns a GPU, in about ten minutes
 
 prints Markdown. "Plain" is what nanoGPT does, built below from the same network: float32, PyTorch's
 fused attention kernel and its own dropout, unfused AdamW, one `randint` batch stacked from slices,
@@ -199,7 +200,7 @@ def our_training(pipe, arguments):
     keep_freed_memory()
     config, _ = parse_command_line(arguments)
     run = train.Run(config, None, pick_device())
-    forward = torch.compile(run.network) if CUDA else run.network
+    forward = train.forward_of(run)
 
     def steps(count):
         for _ in range(count):
@@ -265,13 +266,18 @@ def watched(*command, until=None):
     return seconds or time.perf_counter() - start, last
 
 
-def trained(recipe, *changes):
+def trained(recipe, *changes, launcher=()):
     """Run train.py with a recipe: (seconds of the whole process, the rows of its log.csv)."""
     with tempfile.TemporaryDirectory() as folder:
-        seconds = whole_process(ROOT / "train.py", recipe, f"--out_dir={folder}", *changes)
-        with open(f"{folder}/log.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-    return seconds, [{name: float(value) for name, value in row.items()} for row in rows]
+        command = [*launcher, ROOT / "train.py", recipe, f"--out_dir={folder}", *changes]
+        return whole_process(*command), log_rows(folder)
+
+
+def log_rows(folder):
+    """The rows of a run's log.csv, as dicts of numbers."""
+    with open(f"{folder}/log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -320,8 +326,9 @@ def measure_training():
     rows = []
     recipes = [("0.8M, block 64, batch 12", SMALL, 50), ("6 x 256, dropout 0.1", LARGER, 3)]
     if CUDA:
-        recipes.append(("10.7M, shakespeare_char.py", CHAR, 20))
-    speed = matrix_speed(pick_dtype("auto", pick_device()), pick_device(), 1024)
+        recipes = [("10.7M, shakespeare_char.py", CHAR, 50)]
+    device = pick_device()
+    speed = matrix_speed(pick_dtype("auto", device), device, 8192 if CUDA else 1024)
     for name, arguments, steps in recipes:
         config, _ = parse_command_line(arguments)
         pipes = [started(plain_training, arguments), started(our_training, arguments)]
@@ -458,7 +465,7 @@ def measure_large():
         speeds, memories = {"small": [], "large": []}, {"small": 0, "large": 0}
         for _ in range(3):
             for name in speeds:
-                command = [ROOT / "train.py", ROOT / SMALL[0], f"--dataset={name}"]
+                command = [ROOT / "train.py", *SMALL, f"--dataset={name}"]
                 command += [f"--out_dir={name}", "--overwrite", "--max_iters=400"]
                 seconds, memory = whole_process_and_memory(*command)
                 with open(f"{name}/log.csv", newline="") as file:
@@ -477,7 +484,7 @@ def measure_startup():
         for _ in range(7):
             alone = "import torch; print('imported', flush=True)"
             torch_alone.append(whole_process("-c", alone, until="imported"))
-            command = [ROOT / "train.py", SMALL[0], "--max_iters=3", "--log_interval=1"]
+            command = [ROOT / "train.py", *SMALL, "--max_iters=3", "--log_interval=1"]
             command += [f"--out_dir={folder}", "--overwrite"]
             first_step.append(whole_process(*command, until="step 1/"))
     more = [b - a for a, b in zip(torch_alone, first_step, strict=True)]
@@ -573,6 +580,58 @@ def measure_page():
     table([*columns, "frames later than 25 ms"], rows)
 
 
+def killed_and_resumed(*arguments):
+    """Run train.py, kill it in the middle, resume it: the rows of its log.csv."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, ROOT / "train.py", *arguments, f"--out_dir={folder}"]
+        with subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stdout:
+                if line.startswith(f"step {GPU_STEPS // 2}/"):
+                    process.kill()
+        whole_process(ROOT / "train.py", "--init_from=resume", f"--out_dir={folder}")
+        return log_rows(folder)
+
+
+GPU_STEPS = 300  # of the runs that show only that something works
+GPU_SHORT = [f"--max_iters={GPU_STEPS}", f"--eval_interval={GPU_STEPS // 3}"]
+# The recipe with what gives shakespeare_fast.py its speed, in a third of the steps.
+GPU_TRICKS = "--optimizer=muon --qk_norm --token_shift --position=rotary --max_iters=1500"
+
+
+def measure_gpu():
+    """On one GPU: speed, the time to a loss, Muon, a kill and a resume, torchrun."""
+    if not CUDA:
+        raise UserError("there is no CUDA device here: leave gpu out")
+    measure_machine()
+    measure_training()
+    measure_sampling()
+    rows = []
+    for changes in ([], GPU_TRICKS.split()):
+        seconds, log = trained(*CHAR, *changes)
+        reached = [row["seconds"] for row in log if row["val_loss"] <= TARGET]
+        reached = f"{reached[0]:.0f} s" if reached else "not reached"
+        best = min(row["val_loss"] for row in log)
+        rows.append([" ".join(changes) or "the recipe", reached, f"{best:.4f}", f"{seconds:.0f} s"])
+    table([CHAR[0], f"to {TARGET}", "best loss", "whole process"], rows)
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    _, whole = trained(*CHAR, *GPU_SHORT)
+    _, wrapped = trained(*CHAR, *GPU_SHORT, launcher=torchrun)
+    checkpoints = ["--checkpoint_interval=50", "--log_interval=10"]
+    resumed = killed_and_resumed(*CHAR, *GPU_SHORT, *checkpoints)
+    rows = [
+        [name, f"{log[-1]['val_loss']:.6f}"]
+        for name, log in (
+            ("one process", whole),
+            ("torchrun, one process on nccl", wrapped),
+            ("killed in the middle and resumed", resumed),
+        )
+    ]
+    table([f"{CHAR[0]}, {GPU_STEPS} steps", "validation loss"], rows)
+
+
 MEASUREMENTS = {
     "machine": measure_machine,
     "startup": measure_startup,
@@ -584,6 +643,7 @@ MEASUREMENTS = {
     "parts": measure_parts,
     "laptop": measure_laptop,
     "page": measure_page,
+    "gpu": measure_gpu,
 }
 
 
@@ -593,7 +653,7 @@ def main(names):
     if unknown:
         raise UserError(f"{', '.join(unknown)}? There are: {', '.join(MEASUREMENTS)}")
     os.chdir(ROOT)
-    for name in names or MEASUREMENTS:
+    for name in names or [name for name in MEASUREMENTS if name != "gpu"]:
         MEASUREMENTS[name]()
     if not CUDA:
         print("\nCUDA: not measured, there is none here.")
