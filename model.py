@@ -146,23 +146,21 @@ class CausalSelfAttention(nn.Module):
         qkv = self.query_key_value(x)  # (B, T, C) -> (B, T, 3C)
         qkv = qkv.view(B, T, 3, n_head, head_size)  # (B, T, 3C) -> (B, T, 3, n_head, head_size)
         qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # -> (3, B, n_head, T, head_size)
-        qk, v = qkv.split([2, 1])  # (2, B, n_head, T, head_size), (1, B, n_head, T, head_size)
+        qk, [v] = qkv.split([2, 1])  # -> (2, B, n_head, T, head_size), (B, n_head, T, head_size)
         if self.config.qk_norm:
             qk = F.layer_norm(qk, (head_size,))
         if rotary is not None:
             qk = rotate(qk, *rotary)
         q, k = qk  # (2, B, n_head, T, head_size) -> 2 x (B, n_head, T, head_size)
-        v = v.squeeze(0)  # (1, B, n_head, T, head_size) -> (B, n_head, T, head_size)
-        start, one_token = 0, False
-        if cache is not None:
-            start, one_token = cache.length, T == 1
+        start = cache.length if cache else 0
+        if cache:
             k, v = cache.extend(k, v)  # 2 x (B, n_head, start + T, head_size)
 
-        if one_token or (self.config.attention == "fused" and start == 0):
-            # The same numbers from one kernel, which never stores the (T, T) weights. A single
-            # token sees all others: it needs no mask.
+        if (cache and T == 1) or (self.config.attention == "fused" and start == 0):
+            # The same numbers from one kernel, which never stores the (T, T) weights. The newest
+            # token needs no mask: it sees all others.
             p = self.config.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=not one_token)
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=T > 1)
         else:
             y = self.attend_written_out(q, k, v, start)  # (B, n_head, T, head_size)
         y = y.transpose(1, 2).reshape(B, T, C)  # (B, n_head, T, head_size) -> (B, T, C)
@@ -367,8 +365,7 @@ def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     for _ in range(max_new_tokens):
         logits, _ = network(unread, caches=caches)  # (B, T') -> (B, T', V)
         probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
-        # Dividing by exponential noise makes token i the largest with probability i. It draws as
-        # torch.multinomial does, which would wait for a GPU at each token.
+        # A token is the largest with its probability: a draw that does not wait for the GPU.
         noise = torch.empty_like(probabilities).exponential_(generator=generator)  # (B, V)
         drawn = (probabilities / noise).argmax(dim=1, keepdim=True)  # (B, V) -> (B, 1)
         yield drawn

@@ -5,9 +5,11 @@ from quill.checkpoint import load_checkpoint, network_from
 from quill.settings import Config
 from quill.terminal import UserError
 
+import itertools
 import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -395,3 +397,15 @@ def test_fine_tuning_killed_before_its_first_evaluation_has_it_all_the_same(work
         train.main(tune)
     train.main(["--init_from=resume", "--out_dir=tuned"])
     assert [int(row["step"]) for row in log_rows("tuned")] == [0, 4]
+
+
+@pytest.mark.parametrize(("seconds", "plotted"), [(0.2, [3, 18]), (0.6, [3, 9, 15, 18])])
+def test_losses_are_plotted_once_a_second_at_most_and_at_the_end(
+    workspace, monkeypatch, seconds, plotted
+):
+    steps = []
+    monkeypatch.setattr(train.plots, "draw_loss", lambda _, rows, *rest: steps.append(rows[-1][0]))
+    clock = itertools.count(start=100, step=seconds)  # it is read at each evaluation
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    train.main([*TINY, "--max_iters=18"])  # an evaluation every 3 steps
+    assert steps == plotted
