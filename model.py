@@ -12,7 +12,7 @@ Where it departs from GPT-2 (docs/settings.md has the losses with and without):
 - positions can be learned as in GPT-2, sinusoidal, rotary, or absent;
 - queries and keys can be normalized (qk_norm);
 - each part of a block can read half of the previous character's vector (token_shift);
-- linear layers and norms have no biases unless asked for;
+- linear layers and norms have no biases unless asked for; GELU is exact, not approximated;
 - a token is one character, so the vocabulary is the text's: 65 entries, not 50,257.
 """
 
@@ -24,7 +24,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 INIT_STD = 0.02  # GPT-2's; so small that the first predictions are close to uniform
-WAVELENGTH_BASE = 10000.0  # the slowest pair turns once in at most 2 pi * 10000 characters
+WAVELENGTH_BASE = 10000.0  # the slowest pair needs at most 2 pi * 10000 characters for a rotation
 
 
 @dataclass
@@ -365,7 +365,7 @@ def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     for _ in range(max_new_tokens):
         logits, _ = network(unread, caches=caches)  # (B, T') -> (B, T', V)
         probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
-        # A token is the largest with its probability: a draw that does not wait for the GPU.
+        # The largest entry is a token's with just its probability; a GPU need not be waited for.
         noise = torch.empty_like(probabilities).exponential_(generator=generator)  # (B, V)
         drawn = (probabilities / noise).argmax(dim=1, keepdim=True)  # (B, V) -> (B, 1)
         yield drawn

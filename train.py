@@ -57,8 +57,13 @@ def tokens_per_step(config):
 
 
 def learning_rate_at(step, config):
-    """AdamW's learning rate: rises to learning_rate in warmup_iters steps, then falls to min_lr at
-    lr_decay_iters (0: at max_iters)."""
+    """AdamW's learning rate at a step, counted from 0: a warm-up, then a decay.
+
+    The first warmup_iters steps have learning_rate * (step + 1) / (warmup_iters + 1). Then, with f
+    the fraction of the decay still to come, from 1 down to 0 at lr_decay_iters (0: max_iters), and
+    for good: min_lr + f * (learning_rate - min_lr) if lr_schedule is linear; the same with
+    (1 - cos(pi * f)) / 2 in place of f if cosine; learning_rate if constant, or not decay_lr.
+    """
     end = config.lr_decay_iters or config.max_iters
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
@@ -393,7 +398,7 @@ def train_and_save(config, given):
 
 
 def print_losses(config, given):
-    """Print the loss of every split, for the run's best checkpoint."""
+    """Print the loss of every split, for the checkpoint in init_from, else the run's best."""
     run = build_run(config, given)
     introduce(run)
     for split in run.data:
