@@ -169,7 +169,8 @@ def main(arguments):
         write(network, tokenizer, prompt, idx.to(device), options)
     seconds = time.monotonic() - started
     tokens = len(options.temperatures or range(options.num_samples)) * options.max_new_tokens
-    print(f"{tokens} characters, {tokens / seconds:,.0f} per second", file=sys.stderr)
+    dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
+    print(f"{tokens} characters, {tokens / seconds:,.0f} per second, in {dtype}", file=sys.stderr)
 
 
 if __name__ == "__main__":
