@@ -9,7 +9,7 @@ import sys
 # PyTorch's threads wait for each other by spinning, 300,000 rounds by default (GNU OpenMP reads the
 # variable when torch is imported). Beside a busy program they spin while the thread that they wait
 # for cannot run. On 2 cores, a step of 4 layers, 128 wide, takes 15 ms alone and 110 ms beside one
-# busy program; with 10,000 rounds 15 and 70 ms; with 2,000 rounds 22 and 36 ms.
+# busy program; with 10,000 rounds 16 and 68 ms; with 2,000 rounds 22 and 36 ms.
 if "OMP_WAIT_POLICY" not in os.environ:  # which would otherwise be overruled
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
