@@ -240,8 +240,8 @@ def die_after(number):
         setattr(os, name, counted(getattr(os, name)))
     counted_open = counted(open)
 
-    def in_halves(path, mode):
-        file = counted_open(path, mode)
+    def in_halves(path, mode="r", **options):
+        file = counted_open(path, mode, **options)
         write_now = counted(lambda data: (type(file).write(file, data), file.flush()))
 
         def both(data):
