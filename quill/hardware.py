@@ -191,7 +191,7 @@ def speed_up_sampling(network, name, device, streams):
     fastest; it can no longer be trained. On a CPU, some tokens tell which layout that is, and with
     auto which dtype."""
     dtype = pick_dtype(name, device)
-    fastest, shortest = network.to(device, dtype), math.inf
+    fastest, shortest = None, math.inf
     for layout_dtype, layout in LAYOUTS if device.type == "cpu" else []:
         if layout_dtype == dtype or (name == "auto" and layout_dtype == torch.float32):
             laid_out = copy.deepcopy(network).to(layout_dtype)
@@ -202,7 +202,7 @@ def speed_up_sampling(network, name, device, streams):
                 seconds = seconds_to_write(laid_out, streams)
                 if seconds < CLEARLY * shortest:
                     fastest, shortest = laid_out, seconds
-    return fastest
+    return network.to(device, dtype) if fastest is None else fastest
 
 
 def seconds_to_write(network, streams):

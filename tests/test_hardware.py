@@ -221,8 +221,12 @@ def test_the_layout_that_writes_fastest_is_taken(name, seconds, chosen, monkeypa
         monkeypatch.setattr(hardware, "pick_dtype", lambda name, device: torch.float32)
     times = iter(seconds)
     monkeypatch.setattr(hardware, "seconds_to_write", lambda network, streams: next(times))
-    network = speed_up_sampling(small_network().eval(), name, torch.device("cpu"), 1)
+    before = small_network().eval()
+    weights = before.token_embedding.weight.detach().clone()
+    network = speed_up_sampling(before, name, torch.device("cpu"), 1)
     assert (network.token_embedding.weight.dtype, type(network.lm_head)) == chosen
+    # Rounded once, from float32: not float32 again after another dtype was tried.
+    assert torch.equal(network.token_embedding.weight, weights.to(chosen[0]))
 
 
 def test_without_onednns_operators_the_network_writes_as_it_is(monkeypatch):
