@@ -365,7 +365,7 @@ def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     for _ in range(max_new_tokens):
         logits, _ = network(unread, caches=caches)  # (B, T') -> (B, T', V)
         probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
-        # The largest entry is a token's with just its probability; a GPU need not be waited for.
+        # Token i has the largest quotient with probability p_i; multinomial would wait for a GPU.
         noise = torch.empty_like(probabilities).exponential_(generator=generator)  # (B, V)
         drawn = (probabilities / noise).argmax(dim=1, keepdim=True)  # (B, V) -> (B, 1)
         yield drawn

@@ -164,7 +164,8 @@ class PackedLinear(nn.Module):
 
 
 class TransposedLinear(nn.Module):
-    """nn.Linear with its matrix transposed: so laid out, MKL multiplies a single row faster."""
+    """nn.Linear with its matrix transposed, which suits MKL if there is one row: a small network
+    writes a single text 3 to 6 % faster, a large one about as fast."""
 
     def __init__(self, linear):
         super().__init__()

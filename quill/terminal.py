@@ -261,6 +261,11 @@ def sync_folder(path):
         os.close(folder)
 
 
+def is_at(file, path):
+    """Whether an open file is the one that a path leads to."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
+
 @contextlib.contextmanager
 def locked(folder):
     """Keep other processes of this program out of a folder, and clean up after killed ones.
@@ -270,12 +275,14 @@ def locked(folder):
     with the process id of the holder if another process holds the lock.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    path = folder / ".lock"
+    path, lock = folder / ".lock", None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "a")  # noqa: SIM115 (closed below)
-        if fcntl:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Once more if another process has removed the file since it was opened here.
+        while lock is None or not is_at(lock, path):
+            lock = open(path, "a")  # noqa: SIM115 (closed below)
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.write_text(str(os.getpid()))
     except BlockingIOError as error:
         problem = f"process {path.read_text()} is writing into {folder}"

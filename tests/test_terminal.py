@@ -1,7 +1,7 @@
 """quill/terminal.py: how programs end, what they say, and how files are replaced."""
 
 from quill import terminal
-from quill.terminal import Parser, UserError, replacing, run_main, show
+from quill.terminal import Parser, UserError, locked, replacing, run_main, show
 
 import io
 import os
@@ -330,3 +330,19 @@ run_main(main)"""
     result = run(code)
     assert result.returncode == 128 + getattr(signal, name)
     assert (result.stdout, result.stderr) == ("cleaned up\n", "")
+
+
+@pytest.mark.skipif(terminal.fcntl is None, reason="Windows has no locks of this kind")
+def test_a_lock_file_that_its_last_holder_removed_is_made_anew(tmp_path, monkeypatch):
+    flock, exclusive = terminal.fcntl.flock, terminal.fcntl.LOCK_EX | terminal.fcntl.LOCK_NB
+    path, calls = tmp_path / ".lock", []
+
+    def flock_and_remove(lock, operation):
+        flock(lock, operation)
+        calls.append(operation)
+        if len(calls) == 1:  # the last holder ends just now
+            path.unlink()
+
+    monkeypatch.setattr(terminal.fcntl, "flock", flock_and_remove)
+    with locked(tmp_path), open(path) as other, pytest.raises(BlockingIOError):
+        flock(other, exclusive)
