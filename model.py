@@ -146,12 +146,12 @@ class CausalSelfAttention(nn.Module):
         qkv = self.query_key_value(x)  # (B, T, C) -> (B, T, 3C)
         qkv = qkv.view(B, T, 3, n_head, head_size)  # (B, T, 3C) -> (B, T, 3, n_head, head_size)
         qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # -> (3, B, n_head, T, head_size)
-        qk, [v] = qkv.split([2, 1])  # -> (2, B, n_head, T, head_size), (B, n_head, T, head_size)
+        qk, v = qkv.split([2, 1])  # -> (2, B, n_head, T, head_size), (1, B, n_head, T, head_size)
         if self.config.qk_norm:
             qk = F.layer_norm(qk, (head_size,))
         if rotary is not None:
             qk = rotate(qk, *rotary)
-        q, k = qk  # (2, B, n_head, T, head_size) -> 2 x (B, n_head, T, head_size)
+        q, k, v = *qk, v.squeeze(0)  # each (B, n_head, T, head_size)
         start = cache.length if cache else 0
         if cache:
             k, v = cache.extend(k, v)  # 2 x (B, n_head, start + T, head_size)
@@ -175,7 +175,7 @@ class CausalSelfAttention(nn.Module):
         T, S = q.shape[2], k.shape[2]
         scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)  # (B, n_head, T, S)
         future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
-        scores += future.triu(1 + start)  # softmax turns -inf into a weight of 0
+        scores = scores + future.triu(1 + start)  # softmax turns -inf into a weight of 0
         weights = self.attention_dropout(F.softmax(scores, dim=3))  # (B, n_head, T, S)
         return weights @ v  # (B, n_head, T, S) -> (B, n_head, T, head_size)
 
@@ -307,9 +307,9 @@ class GPT(nn.Module):
             x = x + self.position_embedding.weight[start:end]  # (B, T, C) + (T, C)
         elif self.config.position == "sinusoidal":
             x = x + self.position_table[start:end]  # (B, T, C) + (T, C)
-        elif self.config.position == "rotary":
-            rotary = self.cos[start:end].to(x.dtype), self.sin[start:end].to(x.dtype)
         x = self.dropout(x)
+        if self.config.position == "rotary":
+            rotary = self.cos[start:end].to(x.dtype), self.sin[start:end].to(x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, caches[layer] if caches else None)  # (B, T, C)
         logits = self.lm_head(self.norm(x))  # (B, T, C) -> (B, T, V)

@@ -145,7 +145,7 @@ class Run:
         shape["vocab_size"] = self.tokenizer.vocab_size
         shape["attention"] = hardware.pick_attention(config.attention, device)
         self.network = checkpoint.build_network(shape, saved and saved["weights"]).to(device)
-        hardware.speed_up_training(self.network, device)
+        hardware.speed_up_training(self.network, device, self.dtype)
         self.optimizers = build_optimizers(self.network, config, self.dtype)
         # Scales losses up so that float16 gradients do not vanish; idle for the other dtypes.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)

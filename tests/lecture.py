@@ -39,7 +39,7 @@ PICTURES = {  # in docs/: where the commands leave them
 }
 # Exercises in which the reader changes model.py: what, for the commands that name this folder.
 EDITS = {
-    "out/no_mask": ("        scores += future.triu(1 + start)", "        #"),
+    "out/no_mask": ("        scores = scores + future.triu(1 + start)", "        #"),
     "out/no_scaling": ("(q / math.sqrt(q.shape[3]))", "q"),
 }
 MARK = re.compile(r"<!-- (figures|output): (.*?) -->\n", re.DOTALL)

@@ -94,7 +94,8 @@ def test_any_other_error_passes_as_it_is(message):
 def test_fast_dropout_zeroes_its_fraction_and_keeps_the_mean(p, dtype):
     torch.manual_seed(0)
     dropout = FastDropout(p)
-    x = torch.ones(1000, 999, dtype=dtype, requires_grad=True)  # no multiple of 4
+    x = torch.ones(1000, 999, dtype=dtype, requires_grad=True)  # no multiple of 8; two pieces
+    assert x.numel() > hardware.PIECE
     y = dropout(x)
     zeroed = (y == 0).double()
     p = round(p * 256) / 256  # the nearest that 8 bits can decide
@@ -127,7 +128,7 @@ def test_a_cpu_trains_with_fast_dropout_and_other_devices_with_pytorchs(workspac
     assert len(fast) == 1 + 3 * 2  # the embedding's; in each layer two of attention, one after it
     assert {dropout.zeroed for dropout in fast} == {round(0.3 * 256)}
     network = small_network(dropout=0.3)
-    speed_up_training(network, CUDA)
+    speed_up_training(network, CUDA, torch.bfloat16)
     assert not kinds(network, FastDropout)
     assert len(kinds(network, nn.Dropout)) == len(fast)
 
@@ -137,10 +138,31 @@ def test_fast_dropout_changes_nothing_but_what_is_dropped(shape):
     network = small_network(dropout=0.5, **shape)
     ids = random_ids(network)
     expected = network(ids)[0]
-    speed_up_training(network.train(), CPU)
+    speed_up_training(network.train(), CPU, torch.float32)
     assert torch.equal(network.eval()(ids)[0], expected)
     network.train()
     assert not torch.equal(network(ids)[0], network(ids)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_cpu_the_residual_stream_is_in_the_dtype_of_the_run(workspace, dtype):
+    name = str(dtype).removeprefix("torch.")
+    run = tiny_run(f"--dtype={name}", "--position=rotary")
+    met = []
+    for module in run.network.blocks:
+        module.register_forward_hook(
+            lambda module, inputs, x: met.append((inputs[0].dtype, inputs[1][0].dtype, x.dtype))
+        )
+    exact = tiny_run("--dtype=float32", "--position=rotary")
+    exact.network.load_state_dict(run.network.state_dict())
+    losses = []
+    for each in (run, exact):
+        loss, norm = train.train_step(each, each.network, train.training_windows(each))
+        losses.append((loss.item(), norm.item()))
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    train.mean_loss(run, "val", train.split_starts(run, "val"))
+    assert set(met) == {(dtype, dtype, dtype)}
+    assert {parameter.dtype for parameter in run.network.parameters()} == {torch.float32}
 
 
 def test_a_run_on_a_cpu_takes_torchs_steps_and_never_loads_its_compiler(workspace):
@@ -168,7 +190,7 @@ def steps():
         optimizer = again
     return parameter.detach()
 
-speed_up_training(torch.nn.Module(), torch.device("cpu"))
+speed_up_training(torch.nn.Module(), torch.device("cpu"), torch.float32)
 plain = steps()
 assert "torch._dynamo" not in sys.modules
 train.main([*sys.argv[1:], "--optimizer=muon"])
@@ -243,9 +265,9 @@ def test_without_onednns_operators_the_network_writes_as_it_is(monkeypatch):
 def test_float32_products_use_tf32_on_cuda_only(monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
-    speed_up_training(small_network(), torch.device("cpu"))
+    speed_up_training(small_network(), torch.device("cpu"), torch.float32)
     assert asked == []
-    speed_up_training(small_network(), torch.device("cuda"))
+    speed_up_training(small_network(), torch.device("cuda"), torch.float32)
     assert asked == ["high"]
 
 
