@@ -40,12 +40,14 @@ class Muon(Optimizer):
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
                 # Nesterov: the averages as they will be after one more such gradient.
                 updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-                changes = nearly_orthogonal(torch.stack(updates), self.dtype).float()
-                changes *= math.sqrt(max(1, rows / columns))
-                changes = group["lr"] * (changes + group["weight_decay"] * torch.stack(parameters))
+                changes = nearly_orthogonal(torch.stack(updates), self.dtype)
+                remaining = 1 - group["lr"] * group["weight_decay"]
                 if self.found_inf is not None:
                     changes = torch.where(self.found_inf > 0, 0.0, changes)
-                torch._foreach_sub_(parameters, changes.unbind())
+                    remaining = torch.where(self.found_inf > 0, 1.0, remaining)
+                torch._foreach_mul_(parameters, remaining)
+                rate = group["lr"] * math.sqrt(max(1, rows / columns))
+                torch._foreach_sub_(parameters, changes.float().unbind(), alpha=rate)
 
 
 def nearly_orthogonal(matrices, dtype):
