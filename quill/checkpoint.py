@@ -309,16 +309,18 @@ def save_for_resume(run):
 
 def write_log(run):
     """Write log.csv and loss.png anew, from the rows in run.progress; returns lines to print. A
-    plot takes a third of a second, so there is at most one a second, and one at the end."""
+    plot needs two rows. It takes a third of a second, so there is at most one a second, and one at
+    the end."""
+    rows = run.progress.log
     with replacing(run.folder / "log.csv") as file:
-        for row in [LOG_COLUMNS, *run.progress.log]:
+        for row in [LOG_COLUMNS, *rows]:
             file.write((",".join(map(str, row)) + "\n").encode())
     finished = run.progress.step == run.config.max_iters
-    if run.plot and (finished or time.monotonic() - run.plotted > 1):
+    if run.plot and len(rows) > 1 and (finished or time.monotonic() - run.plotted > 1):
         run.plotted = time.monotonic()
         try:
             with replacing(run.folder / "loss.png") as file:
-                run.plot(LOG_COLUMNS, run.progress.log, file, run.progress.resumes)
+                run.plot(LOG_COLUMNS, rows, file, run.progress.resumes)
         except Exception as error:  # whatever matplotlib raises: no plot is worth a run
             run.plot = None
             return [f"no loss.png from now on: {in_brief(error)}"]

@@ -23,7 +23,7 @@ by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 # What a test adds, so that a command takes a second and needs no network.
 SHORTER = {
     "prepare_shakespeare.py": ["--source=text.txt"],
-    "train.py": ["--max_iters=3", "--eval_iters=1"],
+    "train.py": ["--max_iters=3", "--eval_interval=2", "--eval_iters=1"],
     "sample.py": ["--max_new_tokens=20"],
 }
 

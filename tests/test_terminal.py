@@ -44,6 +44,21 @@ def run(code, *arguments, **options):
     )
 
 
+def test_a_start_searches_little_for_garbage_and_the_end_even_less():
+    """Each search looks through all that was imported."""
+    code = """
+import gc
+import torch
+
+def main(arguments):
+    print(sum(generation["collections"] for generation in gc.get_stats()), gc.get_freeze_count())
+
+run_main(main)"""
+    searches, left_out = map(int, run(code).stdout.split())
+    assert searches < 50
+    assert left_out > 100_000
+
+
 def test_a_mistake_in_a_recipe_ends_in_one_line_and_status_1():
     Path("my.py").write_text("\n" * 6 + "n_layers = 4\n")
     result = run("run_main(parse_command_line)", "my.py")

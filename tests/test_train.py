@@ -363,6 +363,15 @@ def test_a_run_that_diverges_late_names_the_best_weights(workspace, monkeypatch)
         train.main(TINY)
 
 
+def test_a_single_evaluation_is_not_plotted(workspace):
+    train.main([*TINY, "--eval_interval=9"])
+    assert len(log_rows("out/run")) == 1
+    assert not Path("out/run/loss.png").exists()
+    train.main(["--out_dir=out/run", "--init_from=resume", "--max_iters=10"])
+    assert len(log_rows("out/run")) == 2
+    assert Path("out/run/loss.png").exists()
+
+
 def test_no_plot_is_worth_a_run(workspace, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError("no such backend")
@@ -399,7 +408,7 @@ def test_fine_tuning_killed_before_its_first_evaluation_has_it_all_the_same(work
     assert [int(row["step"]) for row in log_rows("tuned")] == [0, 4]
 
 
-@pytest.mark.parametrize(("seconds", "plotted"), [(0.2, [3, 18]), (0.6, [3, 9, 15, 18])])
+@pytest.mark.parametrize(("seconds", "plotted"), [(0.2, [6, 18]), (0.6, [6, 12, 18])])
 def test_losses_are_plotted_once_a_second_at_most_and_at_the_end(
     workspace, monkeypatch, seconds, plotted
 ):
