@@ -12,10 +12,10 @@ position = "rotary"  # needs no training, unlike learned positions
 token_shift = True  # pairs of characters are visible from the first step on
 qk_norm = True  # allows the high learning rates
 
-# The training: 2,048 characters per step, 256 thousand in all, a quarter of the text.
+# The training: 2,048 characters per step, 246 thousand in all, a quarter of the text.
 optimizer = "muon"  # needs far fewer steps than AdamW
 batch_size = 32  # Muon's part of a step costs the same for any batch, so not too small a one
-max_iters = 125
+max_iters = 120
 learning_rate = 16e-3  # of the embeddings and norms only; sixteen times nanoGPT's
 muon_learning_rate = 0.04  # of the matrices
 lr_schedule = "linear"  # to zero: the small last steps improve the loss most
@@ -25,5 +25,5 @@ beta1 = 0.85  # Muon's momentum too: in so few steps, gradients of ten steps ago
 weight_decay = 0.0  # it reads a quarter of the text, once, so it cannot overfit
 
 # The output.
-eval_interval = 125  # one evaluation, at the end
+eval_interval = 120  # one evaluation, at the end
 eval_iters = 2
