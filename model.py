@@ -151,7 +151,7 @@ class CausalSelfAttention(nn.Module):
             qk = F.layer_norm(qk, (head_size,))
         if rotary is not None:
             qk = rotate(qk, *rotary)
-        q, k, v = *qk, v.squeeze(0)  # each (B, n_head, T, head_size)
+        q, k, v = *qk, v.squeeze(0)  # (2, ...) and (1, ...) -> 3 x (B, n_head, T, head_size)
         start = cache.length if cache else 0
         if cache:
             k, v = cache.extend(k, v)  # 2 x (B, n_head, start + T, head_size)
@@ -302,13 +302,13 @@ class GPT(nn.Module):
             raise ValueError(f"{end} characters do not fit block_size {self.config.block_size}")
 
         x = self.token_embedding(idx)  # (B, T) -> (B, T, C)
-        rotary = None
         if self.config.position == "learned":
             x = x + self.position_embedding.weight[start:end]  # (B, T, C) + (T, C)
         elif self.config.position == "sinusoidal":
             x = x + self.position_table[start:end]  # (B, T, C) + (T, C)
         x = self.dropout(x)
-        if self.config.position == "rotary":
+        rotary = None
+        if self.config.position == "rotary":  # here, since x keeps its dtype from here on
             rotary = self.cos[start:end].to(x.dtype), self.sin[start:end].to(x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, caches[layer] if caches else None)  # (B, T, C)

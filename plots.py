@@ -6,7 +6,7 @@
     python plots.py runs out/a out/b                   the losses of several runs, to compare them
 
 writes a PNG into the run's folder (the newest under out/, or --out_dir); `runs`, into the current
-one. train.py plots a run's losses, loss.png, from the second evaluation on.
+one. train.py plots a run's losses, loss.png, once it has two evaluations.
 """
 
 from quill.checkpoint import find_checkpoint, load_checkpoint, network_from

@@ -9,7 +9,7 @@ n_head = 4  # heads of 32 numbers each: n_embd must be a multiple of n_head
 n_embd = 128  # embedding dimension: parameters and time grow with its square
 block_size = 128  # context in characters, three or four lines; more improves the loss, at a price
 position = "rotary"  # a lower loss than GPT-2's "learned"
-dropout = 0.0  # too short a run to overfit
+dropout = 0.0  # a small network and a short run: it does not overfit yet
 
 # The training: 1,536 characters per step, 4.1 million in all: the text is read four times.
 batch_size = 12  # sequences per step: more make the gradient less noisy, and the step slower

@@ -1,6 +1,7 @@
 """The sprint: a validation loss below 1.88 in seconds on two CPU cores.
 
-nanoGPT's laptop recipe needs 2,000 steps for 1.90. docs/speed.md has what each part gives.
+nanoGPT's own recipe for a laptop needs 2,000 steps for 1.90. What each part gives is in
+docs/speed.md.
 """
 
 # The network: a single layer, so a step is quick.
@@ -22,8 +23,8 @@ lr_schedule = "linear"  # to zero: the small last steps improve the loss most
 warmup_iters = 5
 min_lr = 0.0
 beta1 = 0.85  # Muon's momentum too: in so few steps, gradients of ten steps ago are out of date
-weight_decay = 0.0  # it reads a quarter of the text, once, so it cannot overfit
+weight_decay = 0.0  # so short a run cannot overfit: it reads a quarter of the text, once
 
 # The output.
-eval_interval = 120  # one evaluation, at the end
+eval_interval = 120  # one evaluation, at the end, so there is no loss.png
 eval_iters = 2

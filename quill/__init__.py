@@ -7,15 +7,14 @@ import gc
 import os
 import sys
 
-# PyTorch's threads wait for each other by spinning, 300,000 rounds by default (GNU OpenMP reads the
-# variable when torch is imported). Beside a busy program they spin while the thread that they wait
-# for cannot run. On 2 cores, a step of 4 layers, 128 wide, takes 15 ms alone and 110 ms beside one
-# busy program; with 10,000 rounds 16 and 68 ms; with 2,000 rounds 22 and 36 ms.
-if "OMP_WAIT_POLICY" not in os.environ:  # which would otherwise be overruled
+# PyTorch's threads wait for each other by spinning: 300,000 rounds, unless GOMP_SPINCOUNT says
+# otherwise when torch is imported. Beside a busy program they spin while the thread that they wait
+# for cannot run. docs/speed.md has the times of a step with other numbers of rounds.
+if "OMP_WAIT_POLICY" not in os.environ:  # GOMP_SPINCOUNT would overrule the user's policy
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# Importing torch makes 180,000 objects, and nearly all of them stay. By default Python searches them
-# for garbage 400 times, which takes 0.1 of 0.9 seconds.
+# Importing torch makes 180,000 objects, and nearly all of them stay. By default Python searches
+# them for garbage 400 times, which takes 0.1 of 0.9 seconds. Training makes few such objects.
 gc.set_threshold(100_000)
 
 

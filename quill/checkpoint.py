@@ -309,8 +309,8 @@ def save_for_resume(run):
 
 def write_log(run):
     """Write log.csv and loss.png anew, from the rows in run.progress; returns lines to print. A
-    plot needs two rows. It takes a third of a second, so there is at most one a second, and one at
-    the end."""
+    plot needs two rows: one has no curve. It takes a third of a second, so there is at most one a
+    second, and one at the end."""
     rows = run.progress.log
     with replacing(run.folder / "log.csv") as file:
         for row in [LOG_COLUMNS, *rows]:

@@ -58,7 +58,7 @@ def run_main(main):
     """Call `main(arguments)` and turn its errors into one line on standard error. Exit status: 1
     after an error, 2 after a wrong option, 128 + n after signal n (the shells' convention)."""
     keep_freed_memory()
-    gc.freeze()  # Python would search all that was imported for garbage once more at exit: 0.15 s
+    gc.freeze()  # at exit, Python would search all that was imported for garbage: 0.15 s
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it, and so do we
         number = getattr(signal, name, None)
         default = number and signal.getsignal(number) is signal.SIG_DFL

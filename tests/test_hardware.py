@@ -112,6 +112,7 @@ def test_fast_dropout_zeroes_its_fraction_and_keeps_the_mean(p, dtype):
     assert torch.equal(x.grad, y)  # what was zeroed learns nothing
     torch.manual_seed(0)
     assert torch.equal(dropout(x), y)
+    assert set(dropout(x.T).unique().tolist()) == {0.0, kept.item()}  # in any layout
     assert torch.equal(FastDropout(0.0)(x), x)
     assert torch.equal(dropout.eval()(x), x)
 
@@ -162,6 +163,8 @@ def test_on_a_cpu_the_residual_stream_is_in_the_dtype_of_the_run(workspace, dtyp
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
     train.mean_loss(run, "val", train.split_starts(run, "val"))
     assert set(met) == {(dtype, dtype, dtype)}
+    run.network(train.training_windows(run)[:, :-1])  # without autocast: in float32
+    assert met[-1] == (torch.float32,) * 3
     assert {parameter.dtype for parameter in run.network.parameters()} == {torch.float32}
 
 

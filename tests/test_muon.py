@@ -110,3 +110,10 @@ def test_a_step_with_infinite_gradients_changes_nothing():
     optimizer.found_inf = torch.tensor(1.0)
     optimizer.step()
     assert (parameter == 1).all()
+
+
+def test_a_frozen_matrix_stays_as_it_is():
+    frozen, trained = (torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2))
+    trained.grad = torch.ones(3, 4)
+    Muon([frozen, trained], torch.float32).step()
+    assert (frozen == 1).all() and (trained != 1).all()
