@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from model import GPT, INIT_STD, with_loss
+from model import GPT, INIT_STD, Linear
 
 
 class NGrams:
@@ -57,6 +57,13 @@ class NGrams:
         return total / len(text)
 
 
+def with_loss(logits, targets):
+    """logits (B, T, V), and the mean cross-entropy in nats (None without targets), as in GPT."""
+    if targets is None:
+        return logits, None
+    return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
 class Bigram(nn.Module):
     """The next character depends on the present one alone: a table of V x V logits.
 
@@ -65,18 +72,18 @@ class Bigram(nn.Module):
     https://doi.org/10.1002/j.1538-7305.1948.tb01338.x.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, vocab_size):
         super().__init__()
-        self.config = config
-        self.table = nn.Embedding(config.vocab_size, config.vocab_size)
+        self.config, self.vocab_size = config, vocab_size
+        self.table = nn.Embedding(vocab_size, vocab_size)
         nn.init.normal_(self.table.weight, std=INIT_STD)
 
     def forward(self, idx, targets=None, caches=None):
         """The logits of the next character after each of idx (B, T), and the loss, as in GPT."""
         return with_loss(self.table(idx), targets)  # (B, T) -> (B, T, V)
 
-    def new_caches(self):
-        """None: there is nothing to keep between one character and the next."""
+    def new_caches(self, batch_size):
+        """Nothing needs to be kept from one character to the next."""
         return []
 
 
@@ -89,14 +96,15 @@ class MLP(nn.Module):
     to output, which the paper found to be of no help.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, vocab_size):
         super().__init__()
-        self.config = config
+        self.config, self.vocab_size = config, vocab_size
+        self.dtype = torch.float32  # of the products; a lower precision is faster
         # PyTorch's std of 1: with INIT_STD, config/mlp.py ends at 2.15 instead of 1.85.
-        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.hidden = nn.Linear(config.block_size * config.n_embd, config.n_hidden)
+        self.token_embedding = nn.Embedding(vocab_size, config.n_embd)
+        self.hidden = Linear(config.block_size * config.n_embd, config.n_hidden)
         self.dropout = nn.Dropout(config.dropout)
-        self.lm_head = nn.Linear(config.n_hidden, config.vocab_size)
+        self.lm_head = Linear(config.n_hidden, vocab_size)
         nn.init.normal_(self.lm_head.weight, std=INIT_STD)
         nn.init.zeros_(self.lm_head.bias)
 
@@ -107,17 +115,18 @@ class MLP(nn.Module):
         x = F.pad(x, (0, 0, window - 1, 0))  # (B, T, C) -> (B, window - 1 + T, C)
         x = x.unfold(1, window, 1)  # -> (B, T, C, window): each character and those before it
         x = x.transpose(2, 3).flatten(2)  # (B, T, C, window) -> (B, T, window * C)
+        x = x.to(self.dtype)
         x = self.dropout(torch.tanh(self.hidden(x)))  # (B, T, window * C) -> (B, T, n_hidden)
         return with_loss(self.lm_head(x), targets)  # (B, T, n_hidden) -> (B, T, V)
 
-    def new_caches(self):
-        """None: with every new character, each of the others moves to another position."""
+    def new_caches(self, batch_size):
+        """Nothing can be kept: each new character moves all others to another position."""
         return []
 
 
 NETWORKS = {"bigram": Bigram, "mlp": MLP, "gpt": GPT}  # from the simplest up
 
 
-def build(config):
-    """A fresh network of the kind that a NetworkConfig names."""
-    return NETWORKS[config.network](config)
+def build(config, vocab_size):
+    """A fresh network of the kind that config.network names. ValueError if its sizes do not fit."""
+    return NETWORKS[config.network](config, vocab_size)

@@ -18,6 +18,7 @@ Where it departs from GPT-2 (docs/settings.md has the losses with and without):
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
@@ -27,46 +28,48 @@ INIT_STD = 0.02  # GPT-2's; so small that the first predictions are close to uni
 WAVELENGTH_BASE = 10000.0  # the slowest pair needs at most 2 pi * 10000 characters for a rotation
 
 
-@dataclass
-class NetworkConfig:
-    """The settings of a network. Raises ValueError, with the reason, if they do not fit."""
+@dataclass(frozen=True)
+class GPTConfig:
+    """The settings of a network. The defaults are nanoGPT's for a laptop."""
 
-    vocab_size: int
-    block_size: int = 64
-    n_layer: int = 4
-    n_head: int = 4
-    n_embd: int = 128
-    dropout: float = 0.0
-    bias: bool = False
-    position: str = "learned"  # or sinusoidal, rotary, none
-    qk_norm: bool = False
-    token_shift: bool = False
-    attention: str = "written_out"  # or fused
-    network: str = "gpt"  # or one of ancestors.py
-    n_hidden: int = 512  # of the mlp in ancestors.py
-
-    def __post_init__(self):
-        n_embd, n_head = self.n_embd, self.n_head
-        problem = None
-        if n_embd % n_head:
-            problem = f"n_embd must be a multiple of n_head: {n_embd} is not one of {n_head}"
-        elif self.position == "rotary" and self.head_size % 2:
-            problem = f"rotary positions need an even n_embd / n_head, not {self.head_size}"
-        elif self.position == "sinusoidal" and n_embd % 2:
-            problem = f"sinusoidal positions need an even n_embd, not {n_embd}"
-        if problem and self.network == "gpt":
-            raise ValueError(problem)
-
-    @property
-    def head_size(self):
-        return self.n_embd // self.n_head
+    n_layer: int = 4  # number of blocks
+    n_head: int = 4  # attention heads in a block
+    n_embd: int = 128  # embedding dimension: the size of a character's vector
+    block_size: int = 64  # context: how many characters the network reads at once
+    position: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"  # positional encoding
+    qk_norm: bool = False  # layer norm of queries and keys
+    token_shift: bool = False  # half of a block's input is the previous character's
+    bias: bool = False  # biases in linear layers and layer norms
+    dropout: float = 0.0  # probability of zeroing an activation
 
 
-# --- Positions: attention by itself does not know in which order the characters stand ---------
+# --- Layers that compute in the dtype of their input ------------------------------------------
+
+
+class Linear(nn.Linear):
+    """A linear layer that multiplies in the dtype of x. Its weights stay float32, because in
+    bfloat16, small updates would be rounded away. Source: https://github.com/karpathy/nanochat."""
+
+    def forward(self, x):
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Subtract each vector's mean, divide by its standard deviation, multiply by trained gains."""
+
+    def forward(self, x):
+        if not x.is_cuda:  # only CUDA's kernel needs gains in the dtype of x
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+
+
+# --- Positions: attention by itself does not know the order of the characters -----------------
 
 
 def position_angles(length, pairs):
-    """The angle of each position for each pair of numbers: (length, pairs), in radians.
+    """The angle of each position for each pair of entries: (length, pairs), in radians.
 
     From one character to the next, pair i advances by 1 / 10000^(i / pairs): fast pairs tell
     neighbors apart, slow pairs tell near from far.
@@ -77,17 +80,16 @@ def position_angles(length, pairs):
 
 
 def rotary_tables(length, head_size):
-    """The two factors in rotate(), each (length, head_size): the cosines, and the sines, negative
-    for the first number of each pair."""
+    """cos and sin for rotate(), each (length, head_size); the first half of sin is negative."""
     angles = position_angles(length, head_size // 2)  # (length, head_size / 2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
 
 
 def rotate(x, cos, sin):
-    """Rotate each pair of numbers in x (..., T, head_size) by the angle of its position.
+    """Rotate each pair of entries in x (..., T, head_size) by the angle of its position.
 
-    Number i of the first half and number i of the second half are a pair: (a, b) becomes
+    Entry i of the first half and entry i of the second half are a pair: (a, b) becomes
     (a cos - b sin, b cos + a sin). The dot product of a query and a key then depends on the
     distance between them only. Source: Su et al. 2021, https://arxiv.org/abs/2104.09864.
     """
@@ -98,82 +100,88 @@ def rotate(x, cos, sin):
 # --- Attention: each character gathers information from the characters before it --------------
 
 
-class KeyValueCache:
-    """The keys and values that one attention layer has computed so far, for generation.
+class Cache:
+    """What one block remembers of the text that it has read, for generation.
 
     A character's key and value do not depend on later characters, so they are computed once and
     kept: a new character costs one pass over itself, not over the whole text.
     """
 
-    def __init__(self, block_size):
-        self.block_size = block_size
-        self.length = 0
-        self.previous = {}  # for token_shift: {norm: its newest output, (B, 1, C)}
+    def __init__(self, config, batch_size, like):
+        """All tensors have the device and the dtype of the tensor `like`."""
+        B, C, n_head = batch_size, config.n_embd, config.n_head
+        self.length = 0  # characters read so far
+        self.keys = like.new_empty(B, n_head, config.block_size, C // n_head)
+        self.values = like.new_empty(B, n_head, config.block_size, C // n_head)
+        # For token_shift: the first half of what each part of the block read of the last character.
+        self.before_attention = like.new_zeros(B, 1, C // 2)
+        self.before_feed_forward = like.new_zeros(B, 1, C // 2)
 
     def extend(self, k, v):
-        """Append keys and values (B, n_head, T, head_size); returns all that are kept so far, each
+        """Append keys and values (B, n_head, T, head_size); returns all of them so far, each
         (B, n_head, length, head_size)."""
-        if self.length == 0:
-            B, n_head, _, head_size = k.shape
-            self.keys = k.new_empty(B, n_head, self.block_size, head_size)
-            self.values = torch.empty_like(self.keys)
         start, self.length = self.length, self.length + k.shape[2]
         self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
+def split_heads(qkv, n_head):
+    """Queries, keys and values of each head, copied at once, which is faster than one by one."""
+    B, T, _ = qkv.shape
+    qkv = qkv.view(B, T, 3, n_head, -1)  # (B, T, 3C) -> (B, T, 3, n_head, head_size)
+    return qkv.permute(2, 0, 3, 1, 4).contiguous()  # -> (3, B, n_head, T, head_size)
+
+
 class CausalSelfAttention(nn.Module):
     """Each character takes a weighted mean of the values of itself and all characters before it;
     the weights say how well its query matches their keys. (B, T, C) -> (B, T, C), in n_head heads
-    side by side, each on C / n_head of the numbers.
+    side by side, each on C / n_head of the entries.
 
     Source: Vaswani et al. 2017, section 3.2.
     """
 
     def __init__(self, config):
         super().__init__()
-        self.config = config
-        self.query_key_value = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.projection = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        if config.n_embd % config.n_head:
+            raise ValueError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
+        self.n_head, self.head_size = config.n_head, config.n_embd // config.n_head
+        if config.position == "rotary" and self.head_size % 2:
+            raise ValueError(f"rotary positions need an even n_embd / n_head, not {self.head_size}")
+        self.qk_norm = config.qk_norm
+        self.query_key_value = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.projection = Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.attention_dropout = nn.Dropout(config.dropout)
         self.residual_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x, rotary=None, cache=None):
-        B, T, C = x.shape
-        n_head, head_size = self.config.n_head, self.config.head_size
-
-        qkv = self.query_key_value(x)  # (B, T, C) -> (B, T, 3C)
-        qkv = qkv.view(B, T, 3, n_head, head_size)  # (B, T, 3C) -> (B, T, 3, n_head, head_size)
-        qkv = qkv.permute(2, 0, 3, 1, 4).contiguous()  # -> (3, B, n_head, T, head_size)
-        qk, v = qkv.split([2, 1])  # -> (2, B, n_head, T, head_size), (1, B, n_head, T, head_size)
-        if self.config.qk_norm:
-            qk = F.layer_norm(qk, (head_size,))
+        q, k, v = split_heads(self.query_key_value(x), self.n_head)  # 3 x (B, n_head, T, head_size)
+        if self.qk_norm:
+            q, k = F.layer_norm(q, (self.head_size,)), F.layer_norm(k, (self.head_size,))
         if rotary is not None:
-            qk = rotate(qk, *rotary)
-        q, k, v = *qk, v.squeeze(0)  # (2, ...) and (1, ...) -> 3 x (B, n_head, T, head_size)
-        start = cache.length if cache else 0
-        if cache:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        start = 0
+        if cache is not None:
+            start = cache.length
             k, v = cache.extend(k, v)  # 2 x (B, n_head, start + T, head_size)
-
-        if (cache and T == 1) or (self.config.attention == "fused" and start == 0):
-            # The same numbers from one kernel, which never stores the (T, T) weights. The newest
-            # token needs no mask: it sees all others.
-            p = self.config.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=T > 1)
-        else:
-            y = self.attend_written_out(q, k, v, start)  # (B, n_head, T, head_size)
-        y = y.transpose(1, 2).reshape(B, T, C)  # (B, n_head, T, head_size) -> (B, T, C)
+        y = self.attend(q, k, v, start)  # (B, n_head, T, head_size)
+        y = y.transpose(1, 2).flatten(2)  # (B, n_head, T, head_size) -> (B, T, C)
         return self.residual_dropout(self.projection(y))  # (B, T, C)
 
-    def attend_written_out(self, q, k, v, start):
+    def attend(self, q, k, v, start=0):
         """softmax(q k^T / sqrt(head_size)) v, where no query sees a later key.
 
         q: (B, n_head, T, head_size), the characters from position `start` on.
         k, v: (B, n_head, S, head_size), the characters from position 0 on.
         """
         T, S = q.shape[2], k.shape[2]
-        scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)  # (B, n_head, T, S)
+        if T == 1 and start > 0:  # the newest character needs no mask: it sees all others
+            return F.scaled_dot_product_attention(q, k, v)
+        if q.is_cuda and start == 0:
+            # The same in one kernel, which never stores the (T, T) weights; on a CPU it is slower.
+            p = self.attention_dropout.p if self.training else 0.0
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        scores = (q / math.sqrt(self.head_size)) @ k.transpose(2, 3)  # (B, n_head, T, S)
         future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
         scores = scores + future.triu(1 + start)  # softmax turns -inf into a weight of 0
         weights = self.attention_dropout(F.softmax(scores, dim=3))  # (B, n_head, T, S)
@@ -183,17 +191,20 @@ class CausalSelfAttention(nn.Module):
 # --- Token shift: each character also sees the previous one -----------------------------------
 
 
-def shift(x, before):
-    """Replace half of each character's numbers by those of the character before it.
+def shift(x, before=None):
+    """Replace the first half of each vector by that of the character before it: (B, T, C) -> same.
 
-    x: (B, T, C). before: (B, 1, C), the character that precedes x. Whatever reads the result sees
-    a pair of neighbors at once, which attention would first have to learn to find.
-    Source: Bo Peng's token-shift, https://github.com/BlinkDL/RWKV-LM.
+    Whatever reads the result sees a pair of neighbors at once, which attention would first have to
+    learn to find. before: (B, 1, C / 2), what precedes the text (None: zeros); it is replaced by
+    what precedes the next character. Source: Bo Peng, https://github.com/BlinkDL/RWKV-LM.
     """
     half = x.shape[2] // 2
     earlier, own = x.split([half, x.shape[2] - half], dim=2)  # (B, T, C) -> 2 x (B, T, C / 2)
-    earlier = torch.cat([before[:, :, :half], earlier[:, :-1]], dim=1)  # (B, T, C / 2)
-    return torch.cat([earlier, own], dim=2)  # (B, T, C)
+    first = torch.zeros_like(earlier[:, :1]) if before is None else before  # (B, 1, C / 2)
+    shifted = torch.cat([first, earlier[:, :-1]], dim=1)  # (B, T, C / 2)
+    if before is not None:
+        before.copy_(earlier[:, -1:])
+    return torch.cat([shifted, own], dim=2)  # (B, T, C)
 
 
 # --- The feed-forward network and the block ---------------------------------------------------
@@ -204,8 +215,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.expand = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.projection = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.expand = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.projection = Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x):
@@ -214,66 +225,56 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward. Both add their result to x, the residual stream that runs
-    through the whole network, and read it normalized: (B, T, C) -> (B, T, C)."""
+    """Attention, then feed-forward. Both read x, the residual stream that runs through the whole
+    network, normalized, and add their result to it: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config):
         super().__init__()
         self.token_shift = config.token_shift
-        self.attention_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attention_norm = LayerNorm(config.n_embd, bias=config.bias)
         self.attention = CausalSelfAttention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.feed_forward_norm = LayerNorm(config.n_embd, bias=config.bias)
         self.feed_forward = FeedForward(config)
 
     def forward(self, x, rotary=None, cache=None):
-        x = x + self.attention(self.read(x, self.attention_norm, cache), rotary, cache)
-        x = x + self.feed_forward(self.read(x, self.feed_forward_norm, cache))  # (B, T, C)
-        return x
-
-    def read(self, x, norm, cache):
-        """What a part of the block reads of the residual stream x: (B, T, C) -> (B, T, C)."""
-        x = norm(x)
-        if not self.token_shift:
-            return x
-        before = torch.zeros_like(x[:, :1])  # (B, 1, C)
-        if cache is not None:
-            before = cache.previous.get(norm, before)
-            cache.previous[norm] = x[:, -1:]
-        return shift(x, before)
+        y = self.attention_norm(x)  # (B, T, C)
+        if self.token_shift:
+            y = shift(y, cache and cache.before_attention)
+        x = x + self.attention(y, rotary, cache)
+        y = self.feed_forward_norm(x)  # (B, T, C)
+        if self.token_shift:
+            y = shift(y, cache and cache.before_feed_forward)
+        return x + self.feed_forward(y)  # (B, T, C)
 
 
 # --- The network and its loss -----------------------------------------------------------------
 
 
-def with_loss(logits, targets):
-    """Returns logits (B, T, V) and the mean cross-entropy in nats (None if targets is None)."""
-    if targets is None:
-        return logits, None
-    return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-
 class GPT(nn.Module):
     """From characters to the logits of the next character, at every position at once."""
 
-    def __init__(self, config):
+    def __init__(self, config, vocab_size):
         super().__init__()
-        self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.config, self.vocab_size = config, vocab_size
+        self.dtype = torch.float32  # of x from the first block on; a lower precision is faster
+        self.token_embedding = nn.Embedding(vocab_size, config.n_embd)
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         elif config.position == "sinusoidal":
+            if config.n_embd % 2:
+                raise ValueError(f"sinusoidal positions need an even n_embd, not {config.n_embd}")
             angles = position_angles(config.block_size, config.n_embd // 2)
             table = torch.cat([angles.sin(), angles.cos()], dim=1)  # (block_size, C)
             table *= INIT_STD * math.sqrt(2)  # as large as a fresh embedding
             self.register_buffer("position_table", table, persistent=False)
         elif config.position == "rotary":
-            cos, sin = rotary_tables(config.block_size, config.head_size)
+            cos, sin = rotary_tables(config.block_size, config.n_embd // config.n_head)
             self.register_buffer("cos", cos, persistent=False)
             self.register_buffer("sin", sin, persistent=False)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.norm = LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head = Linear(config.n_embd, vocab_size, bias=False)
         self.lm_head.weight = self.token_embedding.weight  # tied: one matrix for both
         self.initialize()
 
@@ -293,7 +294,7 @@ class GPT(nn.Module):
         """The logits of the next character at each position, and the loss.
 
         idx: (B, T) token ids, T <= block_size (else ValueError). targets: (B, T), the ids that
-        come next. caches: one KeyValueCache per block; idx then continues what they hold.
+        come next. caches: one Cache per block; idx then continues the text that they hold.
         Returns logits (B, T, V), and the mean cross-entropy in nats (None without targets).
         """
         start = caches[0].length if caches else 0
@@ -306,18 +307,21 @@ class GPT(nn.Module):
             x = x + self.position_embedding.weight[start:end]  # (B, T, C) + (T, C)
         elif self.config.position == "sinusoidal":
             x = x + self.position_table[start:end]  # (B, T, C) + (T, C)
-        x = self.dropout(x)
+        x = self.dropout(x).to(self.dtype)  # every layer from here on computes in this dtype
         rotary = None
-        if self.config.position == "rotary":  # here, since x keeps its dtype from here on
+        if self.config.position == "rotary":
             rotary = self.cos[start:end].to(x.dtype), self.sin[start:end].to(x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary, caches[layer] if caches else None)  # (B, T, C)
         logits = self.lm_head(self.norm(x))  # (B, T, C) -> (B, T, V)
-        return with_loss(logits, targets)
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
-    def new_caches(self):
-        """One empty KeyValueCache per block: what forward() takes in generation."""
-        return [KeyValueCache(self.config.block_size) for _ in self.blocks]
+    def new_caches(self, batch_size):
+        """One empty Cache per block: what forward() takes in generation."""
+        like = self.token_embedding.weight.new_empty(0, dtype=self.dtype)
+        return [Cache(self.config, batch_size, like) for _ in self.blocks]
 
 
 # --- Generation: from logits to text ----------------------------------------------------------
@@ -326,9 +330,9 @@ class GPT(nn.Module):
 def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """The distribution from which the next token is drawn: (B, V) -> (B, V), rows sum to 1.
 
-    The logits are divided by the temperature: below 1, likely tokens become likelier; at 0 only
-    the likeliest remains. top_k keeps the k likeliest tokens; top_p then keeps the likeliest ones
-    whose probabilities first sum to p or more (nucleus sampling, Holtzman et al. 2019,
+    The logits are divided by the temperature: below 1, likely tokens become more likely; at 0 only
+    the most likely one remains. top_k keeps the k most likely tokens; top_p then keeps the most
+    likely ones whose probabilities first sum to p or more (nucleus sampling, Holtzman et al. 2019,
     https://arxiv.org/abs/1904.09751).
     """
     if temperature < 1e-4:  # no different from 0, and dividing by it could overflow
@@ -342,7 +346,7 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
         probabilities /= probabilities.sum(dim=1, keepdim=True)
     if top_p is not None:
         sum_before = probabilities.cumsum(dim=1) - probabilities
-        sum_before[:, 0] = -1  # the likeliest token stays, however small top_p is
+        sum_before[:, 0] = -1  # the most likely token stays, however small top_p is
         probabilities[sum_before >= top_p] = 0
         probabilities /= probabilities.sum(dim=1, keepdim=True)
     return torch.zeros_like(probabilities).scatter(1, order, probabilities)
@@ -361,18 +365,16 @@ def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None
     """
     block_size = network.config.block_size
     window = idx[:, -block_size:]  # (B, <= block_size)
-    unread, caches = window, network.new_caches()
+    unread, caches = window, network.new_caches(len(idx))
     for _ in range(max_new_tokens):
         logits, _ = network(unread, caches=caches)  # (B, T') -> (B, T', V)
         probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
-        # Token i has the largest quotient with probability p_i; multinomial would wait for a GPU.
-        noise = torch.empty_like(probabilities).exponential_(generator=generator)  # (B, V)
-        drawn = (probabilities / noise).argmax(dim=1, keepdim=True)  # (B, V) -> (B, 1)
+        drawn = torch.multinomial(probabilities, 1, generator=generator)  # (B, V) -> (B, 1)
         yield drawn
         window = torch.cat([window, drawn], dim=1)[:, -block_size:]
         unread = drawn if caches else window
         if caches and caches[0].length == block_size:
-            caches = network.new_caches()
+            caches = network.new_caches(len(idx))
             unread = window[:, -max(1, block_size // 2) :]
 
 

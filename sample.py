@@ -3,85 +3,66 @@
     python sample.py --temperature=0.8                     from the newest checkpoint under out/
     python sample.py --start "ROMEO:" --num_samples=5      five continuations of a prompt
     python sample.py --start FILE:prompt.txt > poem.txt    the prompt from a file, output to a file
-    python sample.py --temperatures 0.2,0.8,1.5            one text per temperature, side by side
+    python sample.py --temperature 0.2 0.8 1.5             one text for each temperature
 
 The text goes to standard output, everything else to standard error. The same seed writes the same
-text. Below 1, the temperature makes likely characters likelier; above 1, all become alike; at 0
-the likeliest is always taken.
+text. Below 1, the temperature makes likely characters more likely; above 1, all become alike; at 0
+the most likely one is always taken.
 """
 
-from quill import hardware
-from quill.checkpoint import find_checkpoint, load_checkpoint, network_from
-from quill.terminal import Parser, UserError, run_main
+import quill  # noqa: F401, I001 (before torch, which reads what it sets)
 
-import argparse
 import math
-import shutil
 import sys
-import textwrap
 import time
-from itertools import zip_longest
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
 
 from model import generate, stream
-from prepare_shakespeare import Tokenizer
-
-MOST_TEMPERATURES = 10  # side by side, in text or in a plot
-
-
-def temperatures(text):
-    """'0.2,0.8' -> [0.2, 0.8], for a parser; raises ArgumentTypeError."""
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = [math.nan]
-    if not all(0 <= number < math.inf for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text}: give numbers of 0 or above, as in 0.2,0.8,1.5")
-    if len(numbers) > MOST_TEMPERATURES:
-        raise argparse.ArgumentTypeError(f"{len(numbers)} are too many: {MOST_TEMPERATURES} fit")
-    return numbers
+from quill import hardware
+from quill.checkpoint import find_checkpoint, network_of, read_checkpoint
+from quill.settings import read_settings
+from quill.terminal import UserError, run_main
+from tokenizer import Tokenizer
 
 
-def read_options(arguments):
-    """The command line as a namespace; raises UserError where a value makes no sense."""
-    parser = Parser(prog="sample.py", description="Write text with a trained network.")
-    add = parser.add_argument
-    add("--out_dir", help="the run to sample from (default: the newest under out/)")
-    add("--checkpoint", help="the checkpoint file itself (default: ckpt.pt of that run)")
-    add("--start", help="the prompt, or FILE:path (default: a line end, as before a new speech)")
-    add("--num_samples", type=int, default=1, help="how many texts (default: 1)")
-    add("--max_new_tokens", type=int, default=500, help="characters in each (default: 500)")
-    add("--temperature", type=float, default=0.8, help="0: always the likeliest (default: 0.8)")
-    add("--temperatures", type=temperatures, metavar="T,T,...", help="one text each, side by side")
-    add("--top_k", type=int, help="draw from the k likeliest characters only (default: all)")
-    add("--top_p", type=float, help="draw from the likeliest that sum to p only (default: all)")
-    add("--seed", type=int, default=1337, help="another seed, another text (default: 1337)")
-    add("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-    dtypes = ["auto", "float32", "bfloat16", "float16"]
-    add("--dtype", default="auto", choices=dtypes, help="of weights and arithmetic (default: auto)")
-    options = parser.parse_args(arguments)
-    for name, valid, wanted in (
-        ("num_samples", options.num_samples >= 1, "at least 1"),
-        ("max_new_tokens", options.max_new_tokens >= 1, "at least 1"),
-        ("temperature", 0 <= options.temperature < math.inf, "0 or above"),
-        ("top_k", options.top_k is None or options.top_k >= 1, "at least 1"),
-        ("top_p", options.top_p is None or 0 < options.top_p <= 1, "above 0 and at most 1"),
-        ("seed", 0 <= options.seed < 2**63, "0 or above"),
-    ):
-        if not valid:
-            raise UserError(f"--{name} must be {wanted}, not {getattr(options, name)}")
-    if options.temperatures and options.num_samples > 1:
-        raise UserError("--temperatures writes one text for each: leave --num_samples out")
-    return options
+@dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    out_dir: str = ""  # the run to sample from; empty: the newest under out/
+    checkpoint: str = ""  # the checkpoint file itself; empty: ckpt.pt of that run
+    start: str = ""  # the prompt, or FILE:path; empty: a newline, as before a new speech
+    num_samples: int = 1  # how many texts
+    max_new_tokens: int = 500  # characters in each
+    temperature: tuple[float, ...] = (0.8,)  # 0: always the most likely; several: a text for each
+    top_k: int | None = None  # draw from the k most likely characters only
+    top_p: float | None = None  # draw from the most likely ones that sum to p only
+    seed: int = 1337  # another seed, another text
+    device: str = "auto"  # auto (the fastest there is), cpu, cuda, cuda:1, mps
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of weights and products
+
+    def __post_init__(self):
+        """Raise ValueError at a number that makes no sense."""
+        for name, valid, wanted in (
+            ("num_samples", self.num_samples >= 1, "at least 1"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
+            ("temperature", all(0 <= t < math.inf for t in self.temperature), "0 or above"),
+            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
+            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("seed", 0 <= self.seed < 2**63, "0 or above"),
+        ):
+            if not valid:
+                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
 
 
 def read_prompt(start, tokenizer):
-    """(the prompt's text, its ids as a tensor (1, T)); raises UserError."""
+    """(the prompt's text, its ids as a tensor (1, T))."""
     prompt = start
-    if start is None:
+    if not start:
         prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
     elif start.startswith("FILE:"):
         path = start.removeprefix("FILE:")
@@ -89,88 +70,55 @@ def read_prompt(start, tokenizer):
             prompt = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--start: cannot read {path}: {error}") from error
-    if not prompt:
-        raise UserError("--start: the prompt is empty; leave --start out to begin a new speech")
+        if not prompt:
+            raise UserError(f"--start: {path} is empty")
     try:
-        ids = tokenizer.encode(prompt)
+        return prompt, torch.tensor([tokenizer.encode(prompt)])  # (1, T)
     except ValueError as error:
-        known = f"the network knows {tokenizer.vocab_size} characters: {tokenizer.vocab[:200]!r}"
+        known = f"the network knows {len(tokenizer.vocab)} characters: {tokenizer.vocab[:200]!r}"
         raise UserError(f"--start: {error}; {known}") from error
-    return prompt, torch.from_numpy(ids.astype(np.int64))[None]  # (T,) -> (1, T)
 
 
-def short_sample(run):
-    """A few lines that the network of a run in training generates now; the same at each call."""
-    _, idx = read_prompt(None, run.tokenizer)  # (1, 1)
-    generator = torch.Generator(run.device).manual_seed(0)
-    run.network.eval()
-    with run.autocast():
-        idx = generate(run.network, idx.to(run.device), 100, temperature=0.8, generator=generator)
-    run.network.train()
-    return run.tokenizer.decode(idx[0].cpu()).strip()
-
-
-def write(network, tokenizer, prompt, idx, options):
+def write(network, tokenizer, prompt, idx, temperature, options):
     """Print the texts. One is printed while it is generated; several are generated as one batch."""
-    names = ("max_new_tokens", "temperature", "top_k", "top_p")
-    settings = {name: getattr(options, name) for name in names}
+    settings = {"temperature": temperature, "top_k": options.top_k, "top_p": options.top_p}
     settings["generator"] = torch.Generator(idx.device).manual_seed(options.seed)
-    shown = "" if options.start is None else prompt
-    if options.temperatures:
-        texts = []
-        for temperature in options.temperatures:
-            settings["temperature"] = temperature
-            settings["generator"].manual_seed(options.seed)
-            sample = generate(network, idx, **settings)[0, idx.shape[1] :]
-            text = shown + tokenizer.decode(sample.cpu())
-            texts.append((f"temperature {temperature:g}", text))
-        print(side_by_side(texts, shutil.get_terminal_size().columns))
-    elif options.num_samples == 1:
+    shown = prompt if options.start else ""
+    if options.num_samples == 1:
         print(shown, end="", flush=True)
-        for token in stream(network, idx, **settings):  # (1, 1)
-            print(tokenizer.decode(token[0].cpu()), end="", flush=True)
+        for token in stream(network, idx, options.max_new_tokens, **settings):  # (1, 1)
+            print(tokenizer.decode(token[0].tolist()), end="", flush=True)
         print()
-    else:
-        samples = generate(network, idx.repeat(options.num_samples, 1), **settings)
-        for number, sample in enumerate(samples[:, idx.shape[1] :].cpu(), start=1):
-            print(f"--- sample {number} of {options.num_samples} ---", file=sys.stderr, flush=True)
-            print(shown + tokenizer.decode(sample), flush=True)
-
-
-def side_by_side(texts, width):
-    """[(title, text), ...] as columns of one text that is `width` characters wide."""
-    column = max(16, (width + 3) // len(texts) - 3)  # " | " stands between two
-    columns = []
-    for title, text in texts:
-        lines = [title, ""]
-        for line in text.splitlines():
-            lines += textwrap.wrap(line, column) or [""]
-        columns.append(lines)
-    rows = zip_longest(*columns, fillvalue="")
-    return "\n".join(" | ".join(cell.ljust(column) for cell in row).rstrip() for row in rows)
+        return
+    idx = idx.repeat(options.num_samples, 1)  # (1, T) -> (num_samples, T)
+    samples = generate(network, idx, options.max_new_tokens, **settings)
+    for number, sample in enumerate(samples[:, idx.shape[1] :].tolist(), start=1):
+        print(f"--- sample {number} of {options.num_samples} ---", file=sys.stderr, flush=True)
+        print(shown + tokenizer.decode(sample), flush=True)
 
 
 def main(arguments):
-    options = read_options(arguments)
-    path = find_checkpoint(options)
-    checkpoint = load_checkpoint(path)
-    tokenizer = Tokenizer(checkpoint["vocab"])
+    options = Options(**read_settings(Options, arguments, "sample.py"))
+    path = find_checkpoint(options.out_dir, options.checkpoint)
+    checkpoint = read_checkpoint(path)
+    tokenizer = Tokenizer(checkpoint["meta"]["vocab"])
     prompt, idx = read_prompt(options.start, tokenizer)
     device = hardware.pick_device(options.device)
-    attention = hardware.pick_attention(checkpoint["config"].get("attention", "auto"), device)
-    network = network_from(checkpoint, attention=attention).eval()
-    network = hardware.speed_up_sampling(network, options.dtype, device, options.num_samples)
-    progress, source = checkpoint["progress"], checkpoint["source"]
-    about = f"validation loss {progress['best_val_loss']:.4f}, step {progress['step']}"
+    network = hardware.for_sampling(network_of(checkpoint), device, options.dtype)
+    state, source = checkpoint["state"], checkpoint["meta"]["source"]
+    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}"
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     started = time.monotonic()
     with hardware.errors_explained():
-        write(network, tokenizer, prompt, idx.to(device), options)
+        for temperature in options.temperature:
+            if len(options.temperature) > 1:
+                print(f"--- temperature {temperature:g} ---", file=sys.stderr, flush=True)
+            write(network, tokenizer, prompt, idx.to(device), temperature, options)
     seconds = time.monotonic() - started
-    tokens = len(options.temperatures or range(options.num_samples)) * options.max_new_tokens
-    dtype = str(next(network.parameters()).dtype).removeprefix("torch.")
-    print(f"{tokens} characters, {tokens / seconds:,.0f} per second, in {dtype}", file=sys.stderr)
+    count = len(options.temperature) * options.num_samples * options.max_new_tokens
+    dtype = str(network.dtype).removeprefix("torch.")
+    print(f"{count} characters, {count / seconds:,.0f} per second, in {dtype}", file=sys.stderr)
 
 
 if __name__ == "__main__":

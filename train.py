@@ -6,43 +6,148 @@
 A run writes into out/<recipe>/: ckpt.pt (the weights with the lowest validation loss so far, which
 sample.py reads), last.pt (which a resume reads), log.csv (a row per evaluation) and loss.png.
 
-From here to main(), everything is in the order in which it happens: a batch, the learning rate of a
-step, the optimizers, one step, the loss on the validation split, and the loop around them.
+The file goes from the settings to the loop: what can be set, how a batch is drawn, the learning
+rate of a step, the optimizers, one step, an evaluation, and the loop around them.
 """
 
-from quill import checkpoint, hardware, processes
-from quill.dataset import Tokens, open_dataset
-from quill.muon import Muon
-from quill.processes import RANK, WORLD
-from quill.settings import parse_command_line
-from quill.terminal import UserError, conclude, describe_loss, introduce, locked, run_main, show
+import quill  # noqa: F401, I001 (before torch, which reads what it sets)
 
 import contextlib
 import math
 import shlex
 import sys
 import time
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 
-import plots
-from prepare_shakespeare import Tokenizer
-from sample import short_sample
+from ancestors import build
+from model import GPTConfig, generate
+from prepare_shakespeare import open_dataset
+from quill import hardware, processes
+from quill.checkpoint import check_same_data, inherited, restore, save, starting_point
+from quill.files import locked
+from quill.log import plot_loss, write_log
+from quill.muon import Muon
+from quill.processes import RANK, WORLD
+from quill.settings import read_settings
+from quill.terminal import UserError, run_main, show
+from tokenizer import Tokenizer
+
+# --- The settings -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Config(GPTConfig):
+    """Every setting of a run, on top of the network's. The names are nanoGPT's where it has them.
+    A recipe in config/ replaces some of the defaults, and the command line replaces them again."""
+
+    network: Literal["gpt", "mlp", "bigram"] = "gpt"  # the Transformer, or one of ancestors.py
+    n_hidden: int = 512  # width of the mlp's hidden layer
+
+    # the run
+    out_dir: str = ""  # folder for the run's files; empty: out/ and the recipe's name
+    dataset: str = "shakespeare_char"  # folder under data/, made by prepare_shakespeare.py
+    init_from: str = "scratch"  # scratch, resume, auto (one of these two), or a checkpoint's path
+    overwrite: bool = False  # let a new run replace the one in out_dir
+    eval_only: bool = False  # only print the losses of the run's best checkpoint
+    seed: int = 1337  # for initialization, batches and dropout
+    device: str = "auto"  # auto (the fastest there is), cpu, cuda, cuda:1, mps
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the forward pass
+    compile: bool = True  # torch.compile the network (on CUDA only: on CPUs it gains nothing)
+
+    # the optimization
+    max_iters: int = 2000  # training steps
+    batch_size: int = 12  # sequences in one forward pass
+    gradient_accumulation_steps: int = 1  # forward passes in one step
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: Muon for the matrices in the blocks
+    learning_rate: float = 1e-3  # peak learning rate of AdamW
+    muon_learning_rate: float = 0.02  # peak learning rate of Muon
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"  # shape of the decay
+    warmup_iters: int = 100  # steps of linear warm-up
+    lr_decay_iters: int = 0  # step at which min_lr is reached; 0: max_iters
+    min_lr: float = 1e-4  # AdamW's learning rate at the end of the decay
+    weight_decay: float = 0.1  # pull of the matrices towards zero
+    beta1: float = 0.9  # AdamW's first beta, and Muon's momentum
+    beta2: float = 0.99  # AdamW's second beta, of squared gradients
+    grad_clip: float = 1.0  # largest norm of the gradient; 0: no clipping
+
+    # the output
+    eval_interval: int = 250  # steps between evaluations
+    checkpoint_interval: int = 0  # steps between further checkpoints; 0: none
+    eval_iters: int = 20  # batches in the estimate of the training loss
+    log_interval: int = 10  # steps between progress lines
+
+    def __post_init__(self):
+        """Raise ValueError at a number that makes no sense."""
+        for name, value in vars(self).items():
+            least = 1 if name in AT_LEAST_ONE else 0
+            if isinstance(value, (int, float)) and value < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+            if name in ("dropout", "beta1", "beta2") and value >= 1:
+                raise ValueError(f"{name} must be below 1, not {value}")
+
+
+AT_LEAST_ONE = {"n_layer", "n_head", "n_embd", "block_size", "n_hidden", "max_iters", "batch_size"}
+AT_LEAST_ONE |= {"gradient_accumulation_steps", "eval_interval", "eval_iters", "log_interval"}
+# nanoGPT's settings that mean nothing here: its recipes and command lines run all the same.
+NANOGPTS = ["always_save_checkpoint", "wandb_log", "wandb_project", "wandb_run_name", "backend"]
+
 
 # --- A batch: windows of the text -------------------------------------------------------------
 
+EVAL_TOKENS = 4096  # in one forward pass of an evaluation: its activations fit a CPU's cache
+CUDA_EVAL_TOKENS = 32768  # with fewer, a GPU waits for Python to start the next kernel
 
-def training_windows(run):
-    """A step's sequences, each with the character that follows it: (N, block_size + 1) token ids,
+
+class Tokens:
+    """The token ids of one split, read from its .bin file as they are needed."""
+
+    def __init__(self, path, device):
+        self.ids, self.device = np.memmap(path, dtype="<u2", mode="r"), device
+
+    def __len__(self):
+        return len(self.ids)
+
+    def windows(self, starts, length):
+        """The `length` ids from each of `starts` (B,) on: (B, length), int64, on the device."""
+        ids = self.ids[starts[:, None] + np.arange(length)]  # (B, length)
+        ids = torch.from_numpy(ids.astype(np.int64))
+        if self.device.type == "cuda":
+            ids = ids.pin_memory()  # from other memory, a copy would make the program wait
+        return ids.to(self.device, non_blocking=True)
+
+    def batches(self, starts, length):
+        """Yield the windows at `starts` in batches (B, length), of a size that is fast to evaluate."""
+        tokens = CUDA_EVAL_TOKENS if self.device.type == "cuda" else EVAL_TOKENS
+        rows = max(1, tokens // (length - 1))
+        for i in range(0, len(starts), rows):
+            yield self.windows(starts[i : i + rows], length)
+
+    def spread(self, count, block_size):
+        """Yield batches of `count` windows (B, block_size + 1), spread evenly over the split."""
+        last = len(self) - block_size - 1
+        yield from self.batches(np.linspace(0, last, count).astype(np.int64), block_size + 1)
+
+    def in_order(self, block_size):
+        """Yield batches of windows (B, block_size + 1) that cover the split, so that each character
+        is predicted once. The last window may be shorter."""
+        starts = np.arange(0, len(self) - 1, block_size)
+        whole = starts[starts + block_size < len(self)]
+        yield from self.batches(whole, block_size + 1)
+        for start in starts[len(whole) :]:
+            yield self.windows(np.array([start]), len(self) - start)
+
+
+def get_batch(tokens, config, step):
+    """A step's windows, each with the character that follows it: (N, block_size + 1) token ids,
     N = batch_size * gradient_accumulation_steps. They follow from the seed and the step alone, so
     a resumed run draws the same ones."""
-    config, tokens = run.config, run.data["train"]
-    generator = np.random.default_rng([config.seed, run.progress.step])
+    generator = np.random.default_rng([config.seed, step])
     count = config.batch_size * config.gradient_accumulation_steps
     starts = generator.integers(len(tokens) - config.block_size, size=count)  # (N,)
     return tokens.windows(starts, config.block_size + 1)
@@ -56,38 +161,35 @@ def tokens_per_step(config):
 # --- The learning rate: a linear warm-up, then a decay ----------------------------------------
 
 
-def learning_rate_at(step, config):
-    """AdamW's learning rate at a step, counted from 0: a warm-up, then a decay.
+def get_lr(step, config):
+    """The factor on the peak learning rates at a step, counted from 0.
 
-    The first warmup_iters steps have learning_rate * (step + 1) / (warmup_iters + 1). Then, with f
-    the fraction of the decay still to come, from 1 down to 0 at lr_decay_iters (0: max_iters), and
-    for good: min_lr + f * (learning_rate - min_lr) if lr_schedule is linear; the same with
-    (1 - cos(pi * f)) / 2 in place of f if cosine; learning_rate if constant, or not decay_lr.
+    Warm-up: it rises linearly, and would reach 1 at step warmup_iters. Decay: it falls from 1 to
+    min_lr / learning_rate at step lr_decay_iters, along a line or half a cosine, and stays there.
     """
-    end = config.lr_decay_iters or config.max_iters
     if step < config.warmup_iters:
-        return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
-    if config.lr_schedule == "constant" or not config.decay_lr:
-        return config.learning_rate
-    if step >= end:
-        return config.min_lr
-    fraction = (end - step) / (end - config.warmup_iters)  # of the decay still to come: 1 to 0
+        return (step + 1) / (config.warmup_iters + 1)
+    if config.lr_schedule == "constant" or config.learning_rate == 0:
+        return 1.0
+    end = config.lr_decay_iters or config.max_iters
+    fraction = max(0, end - step) / max(1, end - config.warmup_iters)  # of the decay to come
     if config.lr_schedule == "cosine":
         fraction = (1 - math.cos(math.pi * fraction)) / 2
-    return config.min_lr + fraction * (config.learning_rate - config.min_lr)
+    lowest = config.min_lr / config.learning_rate
+    return lowest + fraction * (1 - lowest)
 
 
-def set_learning_rate(optimizers, rate):
-    """Set AdamW's learning rate; Muon's is a multiple of it."""
+def set_lr(optimizers, factor):
+    """Set every learning rate to its peak times a factor."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1)
+            group["lr"] = group["initial_lr"] * factor
 
 
 # --- The optimizers: how a gradient moves the weights -----------------------------------------
 
 
-def build_optimizers(network, config, dtype):
+def configure_optimizers(network, config):
     """AdamW for all parameters; or Muon for the matrices inside the blocks, AdamW for the rest.
 
     AdamW keeps two running averages for each weight: of the gradient, which gives the direction of
@@ -101,319 +203,242 @@ def build_optimizers(network, config, dtype):
     embeddings = [p for name, p in named if p.dim() == 2 and not name.startswith("blocks.")]
     muon = config.optimizer == "muon"
     if muon and not matrices:
-        raise UserError(
-            f"optimizer=muon is for the matrices inside a gpt's blocks: a {config.network} has none"
-        )
-    if muon and config.learning_rate == 0:
-        raise UserError("optimizer=muon needs a learning_rate above 0: Muon's is a multiple of it")
+        raise UserError(f"optimizer=muon is for a gpt's blocks, and a {config.network} has none")
 
-    decay, betas = config.weight_decay, (config.beta1, config.beta2)
+    decay = {"weight_decay": config.weight_decay}
+    adamw = {"initial_lr": config.learning_rate, "betas": (config.beta1, config.beta2)}
     groups = [
-        {"params": embeddings if muon else matrices + embeddings, "weight_decay": decay},
+        {"params": embeddings if muon else matrices + embeddings, **adamw, **decay},
         # Biases and the gains of norms do not decay: a gain of zero would switch its layer off.
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": vectors, **adamw, "weight_decay": 0.0},
     ]
-    optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)]
+    optimizers = [torch.optim.AdamW(groups, fused=True)]
     if muon:
-        scale = config.muon_learning_rate / config.learning_rate
-        group = {"params": matrices, "weight_decay": decay, "lr_scale": scale}
-        optimizers.append(Muon([group], dtype, momentum=config.beta1))
+        group = {"params": matrices, "initial_lr": config.muon_learning_rate, **decay}
+        optimizers.append(Muon([group], network.dtype, momentum=config.beta1))
     return optimizers
-
-
-# --- What a run works with --------------------------------------------------------------------
-
-
-class Run:
-    """Everything that one run works with. Raises UserError where something does not fit."""
-
-    def __init__(self, config, saved, device):
-        self.config, self.device = config, device
-        self.folder = Path(config.out_dir)
-        # Of the forward pass (autocast). Weights stay float32: small updates are not rounded away.
-        self.dtype = hardware.pick_dtype(config.dtype, device)
-        self.batch_per_process = processes.batch_per_process(config.batch_size)
-
-        self.meta, paths = open_dataset(config.dataset, config.block_size)
-        self.data = {split: Tokens(path, device) for split, path in paths.items()}
-        self.tokenizer = Tokenizer(self.meta["vocab"])
-        if saved:
-            checkpoint.check_same_data(saved, self.meta, config)
-
-        torch.manual_seed(config.seed)
-        shape = {name: getattr(config, name) for name in checkpoint.NETWORK_SETTINGS}
-        shape["vocab_size"] = self.tokenizer.vocab_size
-        shape["attention"] = hardware.pick_attention(config.attention, device)
-        self.network = checkpoint.build_network(shape, saved and saved["weights"]).to(device)
-        hardware.speed_up_training(self.network, device, self.dtype)
-        self.optimizers = build_optimizers(self.network, config, self.dtype)
-        # Scales losses up so that float16 gradients do not vanish; idle for the other dtypes.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
-        self.progress = checkpoint.Progress()
-        self.plot = plots.draw_loss if plots.available() else None
-        self.plotted = -math.inf  # when, in seconds of time.monotonic()
-        origin = config.init_from
-        if config.init_from == "resume":
-            checkpoint.restore(self, saved)
-            origin = saved["config"].get("init_from", "scratch")
-        self.fine_tuning = origin not in ("scratch", "resume") and self.progress.step == 0
-
-    def autocast(self):
-        """The context in which a forward pass computes in dtype."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 # --- One step ---------------------------------------------------------------------------------
 
 
-def train_step(run, forward, windows):
-    """One step of gradient descent on training_windows().
+def train_step(network, optimizers, scaler, windows, config):
+    """One step of gradient descent on get_batch()'s windows; returns the mean loss in nats, as a
+    tensor: reading it would make a GPU wait.
 
-    `forward` is run.network, possibly compiled, or wrapped for several processes. Each process
-    takes an equal part of a batch. Returns this process's mean loss in nats and the norm of the
-    gradient before clipping, as tensors: reading them would make a GPU wait. If the norm is not
-    finite, the weights stay as they are.
+    network: possibly compiled, or wrapped for several processes, of which each takes an equal part
+    of a batch. scaler: for float16, it scales the loss up so that gradients do not vanish, and
+    skips a step whose gradients are infinite; for other dtypes it does nothing.
     """
-    config, scaler = run.config, run.scaler
-    for optimizer in run.optimizers:
+    for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     total = 0.0
     batches = windows.split(config.batch_size)  # (batch_size, block_size + 1) each
     for number, batch in enumerate(batches, start=1):
-        batch = batch.split(run.batch_per_process)[RANK]  # (batch_size / WORLD, block_size + 1)
-        accumulating = WORLD > 1 and number < len(batches)  # average once, at the end
-        with run.autocast(), forward.no_sync() if accumulating else contextlib.nullcontext():
-            _, loss = forward(batch[:, :-1], batch[:, 1:])
+        batch = processes.own_part(batch)  # (batch_size / WORLD, block_size + 1)
+        waiting = WORLD > 1 and number < len(batches)  # average the gradients once, at the end
+        with network.no_sync() if waiting else contextlib.nullcontext():
+            _, loss = network(batch[:, :-1], batch[:, 1:])
             loss = loss / config.gradient_accumulation_steps
             scaler.scale(loss).backward()
         total = total + loss.detach()
-    for optimizer in run.optimizers:
+    for optimizer in optimizers:
         scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(run.network.parameters(), config.grad_clip or math.inf)
-    for optimizer in run.optimizers:
-        if not scaler.is_enabled():
-            optimizer.found_inf = (~norm.isfinite()).float()  # what makes it skip a step
+    torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip or math.inf)
+    for optimizer in optimizers:
         scaler.step(optimizer)
     scaler.update()
-    return total, norm
-
-
-# --- The loss on a whole split ----------------------------------------------------------------
-
-EVAL_TOKENS = 4096  # in one forward pass of an evaluation: its activations fit a CPU cache
-CUDA_EVAL_TOKENS = 32768  # with fewer, a GPU waits for Python to start the next kernel
-
-
-def split_starts(run, split):
-    """Where the windows start that cover a split in order, each character predicted once."""
-    return np.arange(0, len(run.data[split]) - 1, run.config.block_size)
-
-
-def evaluation_batches(run, split, starts):
-    """Yield (starts, length) of batches of windows; a window that the end cuts short comes last."""
-    end, block_size = len(run.data[split]), run.config.block_size
-    rows = (CUDA_EVAL_TOKENS if run.device.type == "cuda" else EVAL_TOKENS) // block_size
-    whole = starts[starts + block_size < end]
-    for i in range(0, len(whole), max(1, rows)):
-        yield whole[i : i + max(1, rows)], block_size + 1
-    for start in starts[len(whole) :]:
-        yield np.array([start]), end - start
-
-
-@torch.no_grad()
-def mean_loss(run, split, starts):
-    """The mean cross-entropy in nats per character over windows, without dropout."""
-    run.network.eval()
-    batches = list(evaluation_batches(run, split, starts))
-    losses = torch.zeros(len(batches), device=run.device)
-    for i in range(RANK, len(batches), WORLD):  # each process takes every WORLD-th batch
-        windows = run.data[split].windows(*batches[i])  # (B, length <= block_size + 1)
-        with run.autocast():
-            _, losses[i] = run.network(windows[:, :-1], windows[:, 1:])
-    run.network.train()
-    counts = [len(rows) * (length - 1) for rows, length in batches]
-    return float(np.average(processes.summed(losses).tolist(), weights=counts))
+    return total
 
 
 # --- An evaluation: both losses, a sample, and what is saved ----------------------------------
 
 
-def evaluate(run, rate):
-    """Measure both losses, and save the run, and its weights if they are the best so far. Returns
-    the lines to print: all files are written before that, because printing can block.
+@dataclass
+class State:
+    """How far a run has come: what a checkpoint keeps beside the weights and the optimizers."""
+
+    step: int = 0
+    best_val_loss: float = math.inf
+    seconds: float = 0.0  # of wall time, resumes summed
+    log: list = field(default_factory=list)  # rows of log.csv
+
+
+@torch.no_grad()
+def estimate_loss(network, batches):
+    """The mean cross-entropy in nats per character over batches of windows, without dropout."""
+    network.eval()
+    total, count = 0.0, 0
+    for i, windows in enumerate(batches):  # (B, T + 1)
+        if i % WORLD == RANK:  # each process takes every WORLD-th batch
+            _, loss = network(windows[:, :-1], windows[:, 1:])
+            total += loss.item() * windows[:, 1:].numel()
+            count += windows[:, 1:].numel()
+    network.train()
+    total, count = processes.summed([total, count])
+    return total / count
+
+
+def evaluate(network, optimizers, scaler, splits, meta, config, state):
+    """Measure both losses, save the run, and its weights apart if they are the best so far.
 
     Validation covers its whole split in order, so the same weights give the same digits. The
     training loss is an estimate from eval_iters batches of windows, spread evenly over the text.
     """
-    config, progress = run.config, run.progress
-    last = len(run.data["train"]) - config.block_size - 1
-    spread = np.linspace(0, last, config.eval_iters * config.batch_size).astype(np.int64)
-    train_loss = mean_loss(run, "train", spread)
-    val_loss = mean_loss(run, "val", split_starts(run, "val"))
-    check_finite(run, train_loss + val_loss)
-    best = val_loss < progress.best_val_loss
-    progress.best_val_loss = min(val_loss, progress.best_val_loss)
+    count = config.eval_iters * config.batch_size
+    train_loss = estimate_loss(network, splits["train"].spread(count, config.block_size))
+    val_loss = estimate_loss(network, splits["val"].in_order(config.block_size))
+    check_finite(train_loss + val_loss, config, state)
+    # Not "<": a run that was killed while it saved the best weights repeats the evaluation.
+    best = val_loss <= state.best_val_loss
+    state.best_val_loss = min(val_loss, state.best_val_loss)
 
-    tokens, seconds = progress.step * tokens_per_step(config), round(progress.seconds, 2)
-    progress.log.append([progress.step, tokens, seconds, rate, train_loss, val_loss])
+    tokens, rate = state.step * tokens_per_step(config), get_lr(state.step, config)
+    row = [state.step, tokens, round(state.seconds, 2), config.learning_rate * rate]
+    state.log = [row for row in state.log if row[0] < state.step] + [[*row, train_loss, val_loss]]
     if RANK > 0:
-        return []
+        return
+    folder = Path(config.out_dir)
+    save(folder / "last.pt", network, config, meta, state, optimizers, scaler)
     if best:
-        checkpoint.save(run, "ckpt.pt")
-    checkpoint.save_for_resume(run)
-    lines = [
-        f"--- step {progress.step}: training loss {train_loss:.4f}, validation loss "
-        f"{describe_loss(val_loss)}, {'the best' if best else 'not the best'} so far"
-    ]
-    lines += [f"    | {line}" for line in short_sample(run).splitlines()]
-    return lines + checkpoint.write_log(run)
+        save(folder / "ckpt.pt", network, config, meta, state)
+    write_log(folder / "log.csv", state.log)
+    if state.step > 0:  # before that, there is no curve
+        plot_loss(folder / "loss.png", state.log)
+    losses = f"training loss {train_loss:.4f}, validation loss {val_loss:.4f}"
+    show(f"--- step {state.step}: {losses}, {'the best' if best else 'not the best'} so far")
+    for line in short_sample(network, Tokenizer(meta["vocab"])).splitlines():
+        show(f"    | {line}")
+
+
+def short_sample(network, tokenizer):
+    """A few lines that the network writes now, always with the same random numbers."""
+    device = next(network.parameters()).device
+    start = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
+    idx = torch.tensor([tokenizer.encode(start)], device=device)  # (1, 1)
+    generator = torch.Generator(device).manual_seed(0)
+    network.eval()
+    idx = generate(network, idx, 100, temperature=0.8, generator=generator)  # (1, 101)
+    network.train()
+    return tokenizer.decode(idx[0].tolist()).strip()
+
+
+def check_finite(number, config, state):
+    """Raise UserError if a loss, or a sum of weights, is not finite."""
+    if not math.isfinite(number):
+        raise UserError(
+            f"step {state.step}: the loss is no longer a finite number; the usual cause is too "
+            f"high a learning rate (now {config.learning_rate}) or too short a warm-up; the last "
+            f"good weights are in {config.out_dir}"
+        )
 
 
 # --- The loop ---------------------------------------------------------------------------------
 
 
-def forward_of(run):
-    """The network as training calls it: wrapped for several processes, compiled on CUDA."""
-    forward = DistributedDataParallel(run.network) if WORLD > 1 else run.network
-    if run.config.compile and run.device.type == "cuda":
-        return hardware.compiled(forward, run, training_windows(run)[: run.batch_per_process])
-    return forward
-
-
-def train(run, stop):
-    """Train to max_iters, or until `stop` has received a signal."""
-    config, progress = run.config, run.progress
-    on_cpu = run.device.type == "cpu"
-    forward = forward_of(run)
-    if run.fine_tuning and not progress.log:  # the loss on the new text before the first step
-        for line in evaluate(run, rate=0.0):
-            show(line)
-
-    started = time.monotonic() - progress.seconds
-    log_step, log_time, largest_norm = progress.step, time.monotonic(), torch.tensor(0.0)
-    while progress.step < config.max_iters and not stop.signal:
-        # Like the batch, dropout's randomness follows from the step; it differs by process.
-        torch.manual_seed(config.seed + progress.step + RANK * config.max_iters)
-        rate = learning_rate_at(progress.step, config)
-        set_learning_rate(run.optimizers, rate)
-        loss, norm = train_step(run, forward, training_windows(run))
-        progress.step += 1
-        progress.seconds = time.monotonic() - started
-
-        last = progress.step == config.max_iters
-        log = last or progress.step % config.log_interval == 0
-        evaluation = last or progress.step % config.eval_interval == 0
-        save = config.checkpoint_interval and progress.step % config.checkpoint_interval == 0
-        # Reading a loss costs nothing on a CPU; on a GPU it waits for the device, so do it only
-        # when logging or saving.
-        read = on_cpu or log or evaluation or save
-        largest_norm = torch.maximum(largest_norm.to(norm.device), norm)
-        if read:
-            check_step(run, largest_norm)
-        if read or WORLD == 1:
-            stop.synchronize(run.device)
-        lines = []
-        if log:
-            now, steps = time.monotonic(), progress.step - log_step
-            left = (now - started) / progress.step * (config.max_iters - progress.step)
-            speed = steps * tokens_per_step(config) / (now - log_time)
-            mean = processes.summed(loss).item() / WORLD
-            lines.append(
-                f"step {progress.step}/{config.max_iters} | loss {mean:.4f} | "
-                f"lr {rate:.1e} | {speed:,.0f} tokens/s | {timedelta(seconds=round(left))} left"
-            )
-            log_step, log_time = progress.step, now
-        if evaluation:
-            lines += evaluate(run, rate)
-            log_step, log_time = progress.step, time.monotonic()
-        elif save or stop.signal:
-            # Tried on one window, so that broken weights do not replace last.pt.
-            check_finite(run, mean_loss(run, "val", split_starts(run, "val")[:1]))
+def train(network, optimizers, scaler, splits, meta, config, state):
+    """Train to max_iters. Returns the number of the signal that stopped it before that, or 0."""
+    wrapped = processes.wrapped(network)  # shares its parameters, and averages their gradients
+    if config.compile:
+        batch = get_batch(splits["train"], config, step=0)[: config.batch_size]
+        wrapped = hardware.compiled(wrapped, processes.own_part(batch))
+    stop = processes.StopRequest()
+    started = time.monotonic() - state.seconds
+    log_step, log_time = state.step, time.monotonic()
+    while True:
+        last = state.step >= config.max_iters
+        if last or state.step % config.eval_interval == 0:
+            evaluate(network, optimizers, scaler, splits, meta, config, state)
+            log_step, log_time = state.step, time.monotonic()
+        signal = 0 if last else stop.received()
+        extra = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
+        if signal or extra:
+            check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
             if RANK == 0:
-                checkpoint.save_for_resume(run)
-        for line in lines:  # printed after any save, since printing can block or fail
-            show(line, passing=line.startswith("step"))
+                path = Path(config.out_dir) / "last.pt"
+                save(path, network, config, meta, state, optimizers, scaler)
+        if signal or last:
+            return signal
 
+        # Like the batch, dropout's randomness follows from the step; it differs by process.
+        torch.manual_seed(config.seed + state.step + RANK * config.max_iters)
+        rate = get_lr(state.step, config)
+        set_lr(optimizers, rate)
+        windows = get_batch(splits["train"], config, state.step)
+        loss = train_step(wrapped, optimizers, scaler, windows, config)
+        state.step += 1
+        state.seconds = time.monotonic() - started
 
-def check_step(run, norm):
-    """Raise UserError if a gradient's norm (a tensor of one number) shows that a run diverges."""
-    if run.scaler.is_enabled():  # in float16 it skips infinite gradients and halves its scale
-        norm = math.inf if run.scaler.get_scale() < 1 else 0.0
-    check_finite(run, norm)
-
-
-def check_finite(run, number):
-    """Raise UserError if a loss or a gradient norm is not finite: the run has diverged."""
-    if not math.isfinite(number):
-        kept = f"; the best weights so far are in {run.folder / 'ckpt.pt'}"
-        raise UserError(
-            f"step {run.progress.step}: the loss or its gradient is no longer a finite number; the "
-            f"usual cause is too high a learning rate (now {run.config.learning_rate}) or too "
-            f"short a warm-up{kept if run.progress.log else ''}"
-        )
+        if state.step % config.log_interval == 0 or state.step == config.max_iters:
+            loss = processes.summed([loss.item()])[0] / WORLD
+            check_finite(loss, config, state)
+            now = time.monotonic()
+            speed = (state.step - log_step) * tokens_per_step(config) / (now - log_time)
+            left = timedelta(seconds=round((config.max_iters / state.step - 1) * state.seconds))
+            show(
+                f"step {state.step}/{config.max_iters} | loss {loss:.4f} | "
+                f"lr {config.learning_rate * rate:.1e} | {speed:,.0f} tokens/s | {left} left",
+                passing=True,
+            )
+            log_step, log_time = state.step, now
 
 
 # --- The program ------------------------------------------------------------------------------
 
 
-def best_test_loss(run):
-    """The test loss of the weights that validation chose; None if there is no test split."""
-    if "test" not in run.data:
-        return None
-    best = checkpoint.load_checkpoint(run.folder / "ckpt.pt")["weights"] if RANK == 0 else None
-    [weights] = processes.from_first_process(best)
-    run.network.load_state_dict(weights)
-    return mean_loss(run, "test", split_starts(run, "test"))
-
-
-def build_run(config, given):
-    """The Run that the settings ask for. Raises UserError."""
-    saved = checkpoint.starting_point(config, given) if RANK == 0 else None
-    config, saved = processes.from_first_process(config, saved)
-    device = processes.own_device(hardware.pick_device(config.device))
-    # What auto means is decided once, for all processes and all resumes.
-    dtype = str(hardware.pick_dtype(config.dtype, device)).removeprefix("torch.")
-    [config.dtype] = processes.from_first_process(dtype)
-    return Run(config, saved, device)
-
-
-def train_and_save(config, given):
-    """Train in a folder that no other process writes into."""
-    with locked(Path(config.out_dir)) if RANK == 0 else contextlib.nullcontext():
-        run = build_run(config, given)
-        stop = processes.StopRequest()
-        introduce(run)
-        if RANK == 0:
-            checkpoint.begin(run)
-        train(run, stop)
-        stopped = stop.signal and run.progress.step < run.config.max_iters
-        test_loss = None if stopped else best_test_loss(run)
-    if WORLD > 1:
-        distributed.destroy_process_group()
-    if stopped:
-        resume = f"python train.py --init_from=resume --out_dir={shlex.quote(str(run.folder))}"
-        show(f"stopped after step {run.progress.step}, and saved; to go on:  {resume}")
-        sys.exit(128 + stop.signal)
-    conclude(run, test_loss)
-
-
-def print_losses(config, given):
-    """Print the loss of every split, for the checkpoint in init_from, else the run's best."""
-    run = build_run(config, given)
-    introduce(run)
-    for split in run.data:
-        loss = mean_loss(run, split, split_starts(run, split))
-        show(f"{split + ':':<6} {describe_loss(loss)}")
+def print_losses(network, splits, config):
+    """Print the loss of every split in nats, in bits, and as a perplexity."""
+    for split, tokens in splits.items():
+        loss = estimate_loss(network, tokens.in_order(config.block_size))
+        units = f"{loss / math.log(2):.3f} bits per character, perplexity {math.exp(loss):.2f}"
+        show(f"{split + ':':<6} {loss:.4f} nats ({units})")
 
 
 def main(arguments):
-    config, given = parse_command_line(arguments)
+    given = read_settings(Config, arguments, "train.py", recipe=True, ignored=NANOGPTS)
+    recipe = given.pop("recipe", "run")
+    given.setdefault("out_dir", f"out/{Path(recipe).stem}")
     processes.join_processes()
-    with hardware.errors_explained():
+    hardware.keep_freed_memory()
+    hardware.unwrap_optimizers()
+    alone = locked(Path(given["out_dir"])) if RANK == 0 else contextlib.nullcontext()
+    with hardware.errors_explained(), alone:
+        # Defaults, then what a checkpoint passes on, then the recipe, then the command line.
+        saved, resume = processes.from_first_process(starting_point, Config(**given))
+        config = Config(**{**inherited(saved, given, resume), **given})
+
+        device = processes.own_device(hardware.pick_device(config.device))
+        meta, paths = open_dataset(config.dataset)
+        splits = {split: Tokens(path, device) for split, path in paths.items()}
+        show(f"text:    {config.dataset}, {meta['characters']:,} characters from {meta['source']}")
+
+        torch.manual_seed(config.seed)
+        network = build(config, len(meta["vocab"]))
+        if saved:
+            check_same_data(saved, meta, resume)
+            network.load_state_dict(saved["weights"])
+        hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
+        size = sum(parameter.numel() for parameter in network.parameters())
+        show(f"network: {config.network}, {size:,} parameters, on {device} in {network.dtype}")
         if config.eval_only:
-            print_losses(config, given)
-        else:
-            train_and_save(config, given)
+            return print_losses(network, splits, config)
+
+        optimizers = configure_optimizers(network, config)
+        scaler = torch.amp.GradScaler(device.type, enabled=network.dtype == torch.float16)
+        state = State()
+        if resume:
+            state = State(**saved["state"])
+            restore(saved, optimizers, scaler)
+        show(f"run:     {config.out_dir}, from step {state.step} to {config.max_iters}")
+        signal = train(network, optimizers, scaler, splits, meta, config, state)
+    processes.leave_processes()
+    if signal:
+        command = f"python train.py --init_from=resume --out_dir={shlex.quote(config.out_dir)}"
+        show(f"stopped after step {state.step}, and saved; to go on:  {command}")
+        sys.exit(128 + signal)
+    show(f"done: {state.step} steps in {timedelta(seconds=round(state.seconds))}")
+    show(f"best validation loss: {state.best_val_loss:.4f}, in {config.out_dir}/ckpt.pt")
+    show(f"to generate text:  python sample.py --out_dir={shlex.quote(config.out_dir)}")
 
 
 if __name__ == "__main__":

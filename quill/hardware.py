@@ -1,19 +1,18 @@
-"""Device and dtype, and what makes this machine fast: it is swapped in, so the network and the
-training loop need not know it."""
-
-from quill.terminal import UserError, in_brief, show
+"""Device and dtype, and what makes this machine fast. Each choice follows from a rule, so the same
+seed gives the same text on the same machine. docs/speed.md has the measurements."""
 
 import contextlib
-import copy
+import ctypes
 import inspect
-import math
-import time
+import sys
 
 import torch
 import torch.nn as nn
 from torch.optim import AdamW, Optimizer
 
-from model import GPT, generate
+from quill.terminal import UserError, show
+
+# --- Device and dtype -------------------------------------------------------------------------
 
 
 def pick_device(name="auto"):
@@ -31,48 +30,28 @@ def pick_device(name="auto"):
     return device
 
 
-def pick_dtype(name, device):
-    """The torch.dtype of that name; auto takes bfloat16 where the device multiplies faster in it.
+def cpu_has_bfloat16():
+    """Whether this CPU has instructions for bfloat16. Without them it is emulated, a hundred times
+    slower than float32."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
 
-    A CPU without bfloat16 instructions emulates them, a hundred times slower than float32. So a
-    CPU is timed: for 20 milliseconds, on one thread, which other programs disturb least.
-    """
+
+def pick_dtype(name, device):
+    """The torch.dtype of that name; auto takes bfloat16 where the device is fast in it, else
+    float16 on CUDA and float32 elsewhere."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
-    if device.type == "cpu":
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        seconds = {dtype: seconds_to_multiply(dtype) for dtype in (torch.float32, torch.bfloat16)}
-        torch.set_num_threads(threads)
-        if seconds[torch.bfloat16] < 0.7 * seconds[torch.float32]:
-            return torch.bfloat16
+    if device.type == "cpu" and cpu_has_bfloat16():
+        return torch.bfloat16
     return torch.float32
-
-
-def seconds_to_multiply(dtype):
-    """The time of one small matrix product on this CPU: the shortest of those in 10 ms."""
-    matrix = torch.ones(192, 192, dtype=dtype)
-    seconds = []
-    while sum(seconds) < 0.01 or len(seconds) < 3:
-        start = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def pick_attention(name, device):
-    """How attention is computed; auto takes PyTorch's fused kernel on CUDA. On a CPU the fused
-    kernel is slower: 8 against 4 ms forward at block 256, 29 against 11 with the backward pass."""
-    if name == "auto":
-        return "fused" if device.type == "cuda" else "written_out"
-    return name
 
 
 @contextlib.contextmanager
 def errors_explained():
-    """Turn PyTorch's errors about memory, and about processes that ended, into a UserError."""
+    """Report PyTorch's errors about memory, and about processes that ended, in one line."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -89,11 +68,13 @@ def errors_explained():
         ) from error
 
 
-PIECE = 1 << 19  # numbers whose factors are made at once: 1 MB in bfloat16 stays in a core's cache
+# --- Training ---------------------------------------------------------------------------------
+
+PIECE = 1 << 19  # factors that are made at once: 1 MB in bfloat16 stays in a core's cache
 
 
 class FastDropout(nn.Module):
-    """nn.Dropout for training on a CPU: zero each number with probability p, scale up the others.
+    """nn.Dropout for training on a CPU: zero each entry with probability p, scale up the others.
 
     PyTorch draws a full random number for each decision, on one core: at 6 layers, 256 wide, over
     a third of a training step. This draws 8 random bits, so p is rounded to a multiple of 1 / 256.
@@ -116,47 +97,65 @@ class FastDropout(nn.Module):
         return x * factors.view(x.shape)
 
 
-def speed_up_training(network, device, dtype):
-    """Swap in what trains faster on this device. Only rounding, the range of float16 and random
-    numbers differ."""
-    if device.type == "cuda":  # float32 products in TF32, with 10 bits of precision
-        torch.set_float32_matmul_precision("high")
-    if device.type == "cpu":
-        swap(network, nn.Dropout, lambda dropout: FastDropout(dropout.p))
-        if isinstance(network, GPT):
-            # This dropout stands right before the blocks: from there on, x is in dtype. Autocast
-            # would leave it in float32 and convert it for each product: twice the memory to read.
-            network.dropout.register_forward_hook(
-                lambda module, inputs, x: x.to(dtype) if torch.is_autocast_enabled("cpu") else x
-            )
-    # Avoids importing torch.compile's machinery, which the decorators of torch.optim's methods
-    # pull in at their first call: 1.3 seconds before the first step.
-    for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
-        setattr(Optimizer, name, inspect.unwrap(getattr(Optimizer, name)))
-    AdamW.step = torch.no_grad()(inspect.unwrap(AdamW.step))
-
-
-def compiled(forward, run, windows):
-    """`forward` through torch.compile, or as it is where that fails, for lack of Triton or of a C
-    compiler. The first call compiles, so it is made here, on windows (B, T + 1)."""
-    result = torch.compile(forward)
-    try:
-        with run.autocast():
-            result(windows[:, :-1], windows[:, 1:])[1].backward()
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # of PyTorch's compiler, of Triton, of the operating system
-        show(f"torch.compile cannot be used here, so training is slower: {in_brief(error)}")
-        return forward
-    return result
-
-
 def swap(network, kind, replacement):
     """Replace each module of a kind inside a network by `replacement(module)`."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, kind):
                 setattr(module, name, replacement(child).train(child.training))
+
+
+def for_training(network, device, dtype):
+    """Move a network to a device, to compute in a dtype, with what trains faster there."""
+    network.to(device)
+    network.dtype = dtype
+    if device.type == "cpu":
+        swap(network, nn.Dropout, lambda dropout: FastDropout(dropout.p))
+    if device.type == "cuda":  # float32 products in TF32, with 10 bits of precision
+        torch.set_float32_matmul_precision("high")
+
+
+def keep_freed_memory():
+    """Make the C library reuse freed memory instead of returning it to the operating system.
+
+    Every step allocates and frees the same large arrays. By default glibc returns them to Linux,
+    which zeroes each page when it hands it out again: a third of a training step on a CPU.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):  # glibc; the constants are from its malloc.h
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never shrink the heap
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: take large arrays from the heap too
+
+
+def unwrap_optimizers():
+    """Take the decorators off torch.optim's methods. At their first call, they import
+    torch.compile's machinery: 1.3 seconds before the first step, and nothing here uses it."""
+    for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
+        setattr(Optimizer, name, inspect.unwrap(getattr(Optimizer, name)))
+    AdamW.step = torch.no_grad()(inspect.unwrap(AdamW.step))
+
+
+def compiled(network, windows):
+    """A network through torch.compile on CUDA; as it is on a CPU, where nothing is gained, and where
+    compiling fails, for lack of Triton or of a C compiler. The first call compiles, so it is made
+    here, on windows (B, T + 1)."""
+    if not windows.is_cuda:
+        return network
+    result = torch.compile(network)
+    try:
+        result(windows[:, :-1], windows[:, 1:])[1].backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of PyTorch's compiler, of Triton, of the operating system
+        reason = str(error).split("\n")[0][:120]
+        show(f"torch.compile cannot be used here, so training is slower: {reason}")
+        return network
+    return result
+
+
+# --- Sampling ---------------------------------------------------------------------------------
+
+PACKED_FROM = 192  # n_embd; a smaller network is as fast with plain layers
 
 
 class PackedLinear(nn.Module):
@@ -175,55 +174,19 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-class TransposedLinear(nn.Module):
-    """nn.Linear with its matrix transposed, which suits MKL if there is one row: a small network
-    writes a single text 3 to 6 % faster, a large one about as fast."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.weight = linear.weight.detach().t().contiguous()  # (out, in) -> (in, out)
-        self.bias = linear.bias
-
-    def forward(self, x):
-        y = x @ self.weight  # (..., in) -> (..., out)
-        return y if self.bias is None else y + self.bias
-
-
-# How a CPU can hold the matrices for generation. A product in bfloat16 reads half of the memory,
-# but takes longer to start, so a small network that writes one text is faster in float32.
-LAYOUTS = [
-    (torch.float32, TransposedLinear),
-    (torch.float32, PackedLinear),
-    (torch.bfloat16, PackedLinear),
-]
-CLEARLY = 0.85  # of the time: a smaller gain may be noise, and would not be the same in each call
-
-
-def speed_up_sampling(network, name, device, streams):
-    """The network on its device, in the dtype of that name, as it writes `streams` texts at once
-    fastest; it can no longer be trained. On a CPU, some tokens tell which layout that is, and with
-    auto which dtype."""
+def for_sampling(network, device, name):
+    """Move a network to a device, in the dtype of that name, as it generates fastest there; it can
+    no longer be trained. On a CPU, auto is bfloat16 for a large network only: a product in bfloat16
+    reads half of the memory, but takes longer to start."""
+    large = network.config.n_embd >= PACKED_FROM
     dtype = pick_dtype(name, device)
-    fastest, shortest = None, math.inf
-    for layout_dtype, layout in LAYOUTS if device.type == "cpu" else []:
-        if layout_dtype == dtype or (name == "auto" and layout_dtype == torch.float32):
-            laid_out = copy.deepcopy(network).to(layout_dtype)
-            swap(laid_out, nn.Dropout, lambda dropout: nn.Identity())  # idle, but not for free
-            # Not every PyTorch has oneDNN's operators, nor has every dtype.
-            with contextlib.suppress(AttributeError, RuntimeError):
-                swap(laid_out, nn.Linear, layout)
-                seconds = seconds_to_write(laid_out, streams)
-                if seconds < CLEARLY * shortest:
-                    fastest, shortest = laid_out, seconds
-    return network.to(device, dtype) if fastest is None else fastest
-
-
-def seconds_to_write(network, streams):
-    """The time of a few tokens of `streams` texts: the shortest of several tries."""
-    prompt = torch.zeros(streams, 1, dtype=torch.int64)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        generate(network, prompt, max_new_tokens=5)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    if name == "auto" and device.type == "cpu" and not large:
+        dtype = torch.float32
+    network.to(device, dtype)
+    network.dtype = dtype
+    swap(network, nn.Dropout, lambda dropout: nn.Identity())  # idle, but not for free
+    if device.type == "cpu" and large and torch.backends.mkldnn.is_available():
+        # Not every build of PyTorch has the operators, for every dtype.
+        with contextlib.suppress(AttributeError, RuntimeError):
+            swap(network, nn.Linear, PackedLinear)
+    return network

@@ -5,8 +5,8 @@ import math
 import torch
 from torch.optim import Optimizer
 
-# How often the Newton-Schulz polynomial is applied. Muon's authors take 5; in 200 steps of a
-# network of two layers, 128 wide, 4 lose nothing (1.886 against 1.888) and 3 lose more (1.909).
+# How often the Newton-Schulz polynomial is applied. Muon's authors take 5. After 200 steps of a
+# network of two layers, 128 wide, the loss was 1.888 with 5, 1.886 with 4 and 1.909 with 3.
 ITERATIONS = 4
 
 
@@ -23,7 +23,6 @@ class Muon(Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(parameters, defaults)
         self.dtype = dtype
-        self.found_inf = None  # or a tensor: above 0 if a gradient is not finite
 
     @torch.no_grad()
     def step(self):
@@ -44,9 +43,6 @@ class Muon(Optimizer):
                 updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
                 changes = nearly_orthogonal(torch.stack(updates), self.dtype)
                 remaining = 1 - group["lr"] * group["weight_decay"]
-                if self.found_inf is not None:
-                    changes = torch.where(self.found_inf > 0, 0.0, changes)
-                    remaining = torch.where(self.found_inf > 0, 1.0, remaining)
                 torch._foreach_mul_(parameters, remaining)
                 # The rows of a tall orthogonal matrix are short, so its steps are made longer.
                 rate = group["lr"] * math.sqrt(max(1, rows / columns))

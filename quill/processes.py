@@ -1,29 +1,21 @@
 """Several processes as one run, started by torchrun, and the signals that end a run."""
 
-from quill.terminal import Output, UserError, discard_output
-
-import contextlib
 import os
-import select
 import signal
-import sys
 
 import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
-numbers = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")]
-IN_GROUP = all(number.isdecimal() for number in numbers)
-RANK = int(numbers[0]) if IN_GROUP else 0  # of this process; only process 0 writes files
-WORLD = int(numbers[1]) if IN_GROUP else 1  # how many processes train together
-SIGPIPE = 13  # the signal of output that nobody takes; Windows has no signal.SIGPIPE
+from quill.terminal import UserError
+
+RANK = int(os.environ.get("RANK", "0"))  # of this process; only process 0 writes files
+WORLD = int(os.environ.get("WORLD_SIZE", "1"))  # how many processes train together
 
 
 def join_processes():
-    """Connect to the other processes. Raises UserError if torchrun's variables make no sense."""
-    if any(numbers) and not (IN_GROUP and RANK < WORLD):
-        found = f"RANK is {numbers[0]!r} and WORLD_SIZE {numbers[1]!r}"
-        raise UserError(f"{found}: start with torchrun, which sets both, or unset both")
+    """Connect to the other processes, if there are any."""
     if WORLD == 1:
         return
     store, rank, world = next(rendezvous("env://"))
@@ -36,6 +28,12 @@ def join_processes():
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
 
 
+def leave_processes():
+    """Disconnect from the other processes."""
+    if WORLD > 1:
+        distributed.destroy_process_group()
+
+
 def own_device(device):
     """This process's device: of several processes, each takes a GPU of its own."""
     if WORLD > 1 and device.type == "cuda":
@@ -44,57 +42,60 @@ def own_device(device):
     return device
 
 
-def batch_per_process(batch_size):
-    """How many of batch_size sequences each process takes. Raises UserError if that is uneven."""
+def own_part(batch):
+    """This process's part of a batch (B, ...): (B / WORLD, ...)."""
+    return batch.chunk(WORLD)[RANK]
+
+
+def check_batch_size(batch_size):
+    """Raise UserError if a batch cannot be divided evenly among the processes."""
     if batch_size % WORLD:
         nearest = max(1, round(batch_size / WORLD)) * WORLD
-        problem = f"batch_size {batch_size} cannot be divided evenly among {WORLD} processes"
-        raise UserError(f"{problem}; the nearest that can is {nearest}")
-    return batch_size // WORLD
+        raise UserError(
+            f"batch_size {batch_size} cannot be divided evenly among {WORLD} processes; the "
+            f"nearest that can is {nearest}"
+        )
 
 
-def summed(tensor):
-    """The tensor, summed over all processes (in place)."""
+def summed(numbers):
+    """A list of numbers, summed over all processes."""
+    if WORLD == 1:
+        return numbers
+    tensor = torch.tensor(numbers, dtype=torch.float64)  # on the CPU: no GPU has to wait
+    distributed.all_reduce(tensor)
+    return tensor.tolist()
+
+
+def wrapped(network):
+    """A network whose gradients are averaged over all processes; of one process, the network."""
+    return DistributedDataParallel(network) if WORLD > 1 else network
+
+
+def from_first_process(function, *arguments):
+    """function(*arguments) as process 0 computes it, in every process: the files on another machine
+    may differ."""
+    values = [function(*arguments) if RANK == 0 else None]
     if WORLD > 1:
-        distributed.all_reduce(tensor)
-    return tensor
-
-
-def from_first_process(*objects):
-    """Process 0's objects, in every process: the files on another machine may differ."""
-    objects = list(objects)
-    if WORLD > 1:
-        distributed.broadcast_object_list(objects, device=torch.device("cpu"))
-    return objects
+        distributed.broadcast_object_list(values, device=torch.device("cpu"))
+    return values[0]
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM, a closed terminal or closed output: finish the current step and save. A
-    second Ctrl-C stops at once.
-
-    `signal` changes in synchronize() only, so all processes save and leave the loop together.
-    """
+    """Ctrl-C and SIGTERM: finish the current step and save. A second Ctrl-C stops at once."""
 
     def __init__(self):
-        self.received = self.signal = 0
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            # nohup ignores SIGHUP so that a run outlives the terminal.
-            if number and (name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN):
-                signal.signal(number, self.receive)
+        self.signal = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.receive)
 
     def receive(self, number, frame):
-        self.received = number
+        self.signal = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with contextlib.suppress(OSError, ValueError):  # Windows: select is for sockets only
-            # A pipe that is full, or a stopped terminal, would block this print or the next one.
-            if not select.select([], [sys.stdout], [], 0)[1]:
-                discard_output()
 
-    def synchronize(self, device):
-        """Tell all processes which signal any of them has received."""
-        self.signal = self.received or (SIGPIPE if Output.error else 0)
+    def received(self):
+        """The signal that any of the processes has received, or 0; the same in each process."""
         if WORLD > 1:
-            largest = torch.tensor(self.signal, device=device)
+            largest = torch.tensor(self.signal)
             distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-            self.signal = largest.item()
+            self.signal = int(largest)
+        return self.signal

@@ -1,7 +1,6 @@
 """What the tests share: the repository on the path, a small dataset, tiny runs and networks."""
 
 import csv
-import math
 import os
 import shutil
 import signal
@@ -18,10 +17,8 @@ sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
-# The programs that the tests start inherit what is ignored here, as it is under nohup or with `&`.
-for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
-    if hasattr(signal, name):
-        signal.signal(getattr(signal, name), handler)
+# The programs that the tests start inherit what is ignored here, as Ctrl-C is in a job with `&`.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = [
     "--dataset=small",
@@ -37,24 +34,6 @@ TINY = [
     "--eval_interval=3",
     "--eval_iters=2",
 ]
-
-# Settings of a network that neither a recipe nor the command line nor a checkpoint may hold, and
-# what the error says of them. (How settings fit each other is model.NetworkConfig's to check.)
-IMPOSSIBLE = [
-    ("block_size", 0, "block_size must be at least 1, not 0"),
-    ("n_layer", 0, "n_layer must be at least 1, not 0"),
-    ("n_head", -2, "n_head must be at least 1, not -2"),
-    ("n_head", 0, "n_head must be at least 1, not 0"),
-    ("n_embd", 0, "n_embd must be at least 1, not 0"),
-    ("n_hidden", 0, "n_hidden must be at least 1, not 0"),
-    ("dropout", 1.0, "dropout must be below 1.0, not 1.0"),
-    ("dropout", -0.1, "dropout must be at least 0.0, not -0.1"),
-    ("dropout", math.nan, "dropout must be "),
-    ("position", "none of these", "position must be one of learned, sinusoidal, rotary, none"),
-    ("network", "rnn", "network must be one of bigram, mlp, gpt"),
-    ("attention", "flash", "attention must be one of auto, written_out, fused"),
-]
-
 
 def prepare_small():
     """Make small.txt, 12,000 characters of the bundled text, and data/small in this folder."""
@@ -97,19 +76,37 @@ def here(trained, tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def signals_as_they_were():
     """train.main() catches Ctrl-C and SIGTERM from then on."""
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-def tiny_run(*changes):
-    """A train.Run with the settings of TINY and `changes`, at its first step."""
+def tiny_config(*changes):
+    """The train.Config of TINY with changes, as words of a command line."""
     import train
+    from quill.settings import read_settings
 
-    config, _ = train.parse_command_line([*TINY, *changes])
-    return train.Run(config, None, torch.device("cpu"))
+    return train.Config(**read_settings(train.Config, [*TINY, *changes], "train.py"))
+
+
+def tiny_training(*changes):
+    """(network, optimizers, scaler, splits, config) of a fresh run with the settings of TINY and
+    changes, in a workspace: what the functions of train.py take."""
+    import prepare_shakespeare
+    import train
+    from ancestors import build
+    from quill import hardware
+
+    config, cpu = tiny_config(*changes), torch.device("cpu")
+    meta, paths = prepare_shakespeare.open_dataset(config.dataset)
+    torch.manual_seed(config.seed)
+    network = build(config, len(meta["vocab"]))
+    hardware.for_training(network, cpu, hardware.pick_dtype(config.dtype, cpu))
+    optimizers = train.configure_optimizers(network, config)
+    scaler = torch.amp.GradScaler("cpu", enabled=config.dtype == "float16")
+    splits = {split: train.Tokens(path, cpu) for split, path in paths.items()}
+    return network, optimizers, scaler, splits, config
 
 
 def log_rows(folder):
@@ -122,24 +119,24 @@ def stop_at(monkeypatch, step, number=signal.SIGINT):
     """Send this process a signal while it draws the batch of that step."""
     import train
 
-    draw = train.training_windows
+    draw = train.get_batch
 
-    def draw_and_signal(run):
-        if run.progress.step == step:
+    def draw_and_signal(tokens, config, now):
+        if now == step:
             os.kill(os.getpid(), number)
-        return draw(run)
+        return draw(tokens, config, now)
 
-    monkeypatch.setattr(train, "training_windows", draw_and_signal)
+    monkeypatch.setattr(train, "get_batch", draw_and_signal)
 
 
-def small_network(seed=0, scale=4.0, **changes):
+def small_network(seed=0, scale=4.0, vocab_size=11, **changes):
     """A network of random weights, large enough that every part of it shows in the logits."""
     from ancestors import build
-    from model import NetworkConfig
+    from train import Config
 
     torch.manual_seed(seed)
-    shape = {"vocab_size": 11, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 12}
-    network = build(NetworkConfig(**{**shape, **changes})).eval()
+    shape = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 12}
+    network = build(Config(**{**shape, **changes}), vocab_size).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(scale).add_(torch.randn_like(parameter) * 0.1)
@@ -149,4 +146,4 @@ def small_network(seed=0, scale=4.0, **changes):
 def random_ids(network, rows=3, length=16, seed=1):
     """Token ids that fit a network's vocabulary: (rows, length)."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(network.config.vocab_size, (rows, length), generator=generator)
+    return torch.randint(network.vocab_size, (rows, length), generator=generator)

@@ -1,0 +1,7 @@
+"""python -m page: see page.py."""
+
+from page.page import main
+from quill.terminal import run_main
+
+if __name__ == "__main__":
+    run_main(main)

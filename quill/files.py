@@ -1,0 +1,88 @@
+"""Files that are whole or not there: replace a file, lock a folder, report what cannot be read."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from quill.terminal import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that write into one folder are not noticed there
+    fcntl = None
+
+TEMPORARY = ".quillgpt-"  # how the names of temporary files begin
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Open a temporary file that replaces `path` when the block ends without an error.
+
+    A reader finds the old file or the new one, never a part of one: the data is on the disk before
+    the name changes, and after an error the old file is as it was.
+    """
+    target = Path(os.path.realpath(path))  # a link stays, and the file that it leads to is replaced
+    # In the same folder: a rename is atomic only within one file system.
+    temporary = target.parent / f"{TEMPORARY}{os.getpid()}"
+    try:
+        if target.exists() and not target.is_file():  # /dev/stdout, say
+            temporary = target
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            if temporary != target:
+                os.fsync(file.fileno())
+        if temporary != target:
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary != target:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path):
+    """Write a folder's entries to the disk, so that a rename survives a power cut (POSIX only)."""
+    if os.name == "posix":
+        folder = os.open(path, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Make a folder, keep other processes of this program out of it, and remove what killed ones
+    left. The operating system releases the lock when the process ends, however it ends."""
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+")  # noqa: SIM115 (closed below)
+        if fcntl:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"another process is writing into {folder}; wait for it, or choose another folder"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    with lock:
+        for leftover in folder.glob(f"{TEMPORARY}*"):
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+@contextlib.contextmanager
+def reading(name, maker):
+    """Report whatever goes wrong in reading a file of that name. maker: what writes such files."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"no {name}; {maker} makes one") from error
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror or error}") from error
+    except Exception as error:  # a damaged file can be wrong in any way
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+        raise UserError(
+            f"{name} is damaged, or not made by this program ({reason}); {maker} makes a new one"
+        ) from error

@@ -1,0 +1,71 @@
+"""A run's log: log.csv, with one row for each evaluation, and loss.png, its plot."""
+
+import csv
+import importlib.util
+import io
+from pathlib import Path
+
+from quill.files import reading, replacing
+
+COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
+# Okabe and Ito's colors, which the color-blind can tell apart.
+COLORS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "0.5"]
+
+
+def write_log(path, rows):
+    """Write log.csv anew. rows: lists of numbers in the order of COLUMNS, the losses in nats."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def read_log(folder):
+    """The log of a run's folder as {column: list of numbers}, with at least one row."""
+    path = Path(folder) / "log.csv"
+    with reading(path, maker="train.py"), open(path, encoding="utf-8", newline="") as file:
+        rows = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(file)]
+        return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def matplotlib_installed():
+    """Whether plots can be made; everything else works without it."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def new_figure(width, height, title):
+    """An empty matplotlib Figure of that many inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    look = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+    look |= {"font.size": 12, "axes.titlesize": 11, "figure.titlesize": 14, "grid.color": "0.92"}
+    matplotlib.rcParams.update(look | {"text.parse_math": False})  # a $ is a character like others
+    # The class itself, not pyplot, which would look for a window system and keep every figure.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_loss(path, rows):
+    """Plot both losses over the steps, and the learning rate below them, if matplotlib is there."""
+    if not matplotlib_installed():
+        return
+    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    steps, train_loss, val_loss = columns["step"], columns["train_loss"], columns["val_loss"]
+    best = min(range(len(rows)), key=val_loss.__getitem__)
+    figure = new_figure(8, 5.5, "Training and validation loss")
+    losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    losses.plot(steps, train_loss, "o--", color="0.4", markersize=5, label="training")
+    losses.plot(steps, val_loss, "o-", color=COLORS[2], markersize=5, label="validation")
+    losses.fill_between(steps, train_loss, val_loss, color="0.88", label="the gap between them")
+    label = f"best: {val_loss[best]:.4f} at step {steps[best]}"
+    losses.plot(steps[best], val_loss[best], "o", mfc="none", mec="k", ms=11, label=label)
+    losses.set_ylabel("loss (nats per character)")
+    losses.grid(axis="y")
+    losses.legend()
+    rates.plot(steps, columns["learning_rate"], "o-", color="0.3", markersize=5)
+    rates.set(xlabel="step", ylabel="rate", xlim=(0, None), ylim=(0, None))
+    rates.locator_params(axis="x", integer=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)

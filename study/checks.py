@@ -1,0 +1,175 @@
+"""Checks before a run: what it costs, whether it can learn, and which learning rate it needs.
+
+They take a recipe and settings as train.py does, and leave no checkpoint.
+"""
+
+import math
+import statistics
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import train
+from ancestors import build
+from model import GPT
+from prepare_shakespeare import open_dataset
+from quill import hardware
+from quill.checkpoint import inherited, starting_point
+from quill.log import matplotlib_installed
+from quill.settings import read_settings
+from quill.terminal import UserError, show
+from study.plots import rates_figure, save
+
+
+def set_up(arguments, study):
+    """(config, network, optimizers, scaler, {split: Tokens}), as train.py sets them up."""
+    program, ignored = f"-m study {study}", train.NANOGPTS
+    given = read_settings(train.Config, arguments, program, recipe=True, ignored=ignored)
+    given.setdefault("out_dir", f"out/{Path(given.pop('recipe', 'run')).stem}")
+    given["overwrite"] = True  # a run in out_dir is no obstacle: a study saves no checkpoint
+    saved, resume = starting_point(train.Config(**given))
+    config = train.Config(**{**inherited(saved, given, resume), **given})
+
+    hardware.keep_freed_memory()
+    hardware.unwrap_optimizers()
+    device = hardware.pick_device(config.device)
+    meta, paths = open_dataset(config.dataset)
+    splits = {split: train.Tokens(path, device) for split, path in paths.items()}
+    torch.manual_seed(config.seed)
+    network = build(config, len(meta["vocab"]))
+    if saved:
+        network.load_state_dict(saved["weights"])
+    hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
+    scaler = torch.amp.GradScaler(device.type, enabled=network.dtype == torch.float16)
+    return config, network, train.configure_optimizers(network, config), scaler, splits
+
+
+# --- dry_run: what will it cost? --------------------------------------------------------------
+
+
+def dry_run(arguments):
+    """Print what a run costs: parameters, operations, time."""
+    config, network, optimizers, scaler, splits = set_up(arguments, "dry_run")
+    counts = parameters_by_part(network)
+    total = sum(counts.values())
+    for part, count in counts.items():
+        print(f"{part:<28}{count:>12,}  {count / total:6.1%}")
+    tied = ", of which lm_head uses token_embedding's" if isinstance(network, GPT) else ""
+    print(f"{'parameters':<28}{total:>12,}{tied}")
+
+    forward, seconds = network, []
+    if config.compile:
+        windows = train.get_batch(splits["train"], config, step=0)
+        forward = hardware.compiled(network, windows[: config.batch_size])
+    while len(seconds) < 5 or (sum(seconds) < 2 and len(seconds) < 50):
+        start = time.perf_counter()
+        windows = train.get_batch(splits["train"], config, step=len(seconds))
+        train.train_step(forward, optimizers, scaler, windows, config).item()  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    step = statistics.median(seconds)
+    start = time.perf_counter()
+    train.estimate_loss(network, splits["val"].in_order(config.block_size))
+    evaluation = time.perf_counter() - start
+    evaluations = 1 + math.ceil(config.max_iters / config.eval_interval)
+    whole = timedelta(seconds=round(config.max_iters * step + evaluations * evaluation))
+
+    flops, tokens = flops_per_token(network), train.tokens_per_step(config)
+    speed = f"{tokens / step:,.0f} tokens/s, {flops * tokens / step / 1e9:,.0f} GFLOP/s"
+    print(f"{'FLOPs per token, to train':<28}{flops:>12,}")
+    print(f"{'tokens per step':<28}{tokens:>12,}")
+    print(f"{'a step':<28}{step * 1e3:>12,.1f} ms: {speed}")
+    parts = f"{config.max_iters} steps, {evaluations} evaluations"
+    print(f"{'the whole run':<28}{whole!s:>12}  ({parts})")
+
+
+def parameters_by_part(network):
+    """{part of the network: its parameters}, in reading order; those of all blocks are summed."""
+    counts = {}
+    for name, parameter in network.named_parameters():
+        words = name.split(".")
+        part = f"blocks: {words[2]}" if words[0] == "blocks" else words[0]
+        counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
+
+
+def flops_per_token(network):
+    """How many additions and multiplications it takes to train on one token.
+
+    Each weight of a matrix takes two in the forward pass and four in the backward pass. Attention
+    also multiplies queries with keys, and weights with values. Looking up an embedding is free.
+    Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B.
+    """
+    matrices = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
+    flops = 6 * sum(matrix.weight.numel() for matrix in matrices)
+    if isinstance(network, GPT):
+        config = network.config
+        flops += 12 * config.n_layer * config.n_embd * config.block_size
+    return flops
+
+
+# --- overfit_batch: can it learn at all? ------------------------------------------------------
+
+OVERFIT_STEPS = 300
+MEMORIZED = 0.1  # nats: on average, the right character has a probability of 90 %
+# A network that never looks at its input can still learn how frequent each character is. On Tiny
+# Shakespeare, this takes a fifth off the loss (4.17 to 3.3); a table of pairs takes off almost half.
+LEARNED = 2 / 3  # of the first loss
+
+
+def overfit_batch(arguments):
+    """Check that the network can memorize a single batch."""
+    config, network, optimizers, scaler, splits = set_up(arguments, "overfit_batch")
+    windows = train.get_batch(splits["train"], config, step=0)
+    train.set_lr(optimizers, 1.0)
+    network.eval()  # no dropout: here, overfitting is the aim
+    losses = []
+    for step in range(OVERFIT_STEPS + 1):
+        losses.append(train.train_step(network, optimizers, scaler, windows, config).item())
+        if step % 50 == 0:
+            show(f"step {step}: loss {losses[-1]:.4f}")
+        if losses[-1] < MEMORIZED:
+            break
+    change = f"from {losses[0]:.4f} to {losses[-1]:.4f} in {step} steps on a single batch"
+    if not losses[-1] < LEARNED * losses[0]:  # this way round, nan is an error too
+        raise UserError(
+            f"the loss went {change}, which is not enough: try another learning_rate (find_lr "
+            "proposes one) or a larger network; otherwise, look for a bug"
+        )
+    show(f"it can learn: the loss fell {change}")
+
+
+# --- find_lr: which learning rate? ------------------------------------------------------------
+
+LOWEST_RATE, HIGHEST_RATE = 1e-5, 1.0
+RATE_STEPS = 300
+SMOOTHING = 0.9  # batches differ, so the loss is averaged over about ten of them
+
+
+def find_lr(arguments):
+    """Plot the loss while the learning rate rises, and propose a learning rate.
+
+    Source: Smith 2015, https://arxiv.org/abs/1506.01186.
+    """
+    config, network, optimizers, scaler, splits = set_up(arguments, "find_lr")
+    rates, losses, average = [], [], 0.0
+    for step, rate in enumerate(np.geomspace(LOWEST_RATE, HIGHEST_RATE, RATE_STEPS)):
+        train.set_lr(optimizers, rate / config.learning_rate)
+        windows = train.get_batch(splits["train"], config, step)
+        loss = train.train_step(network, optimizers, scaler, windows, config).item()
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        smooth = average / (1 - SMOOTHING ** (step + 1))  # the average started at 0
+        if not smooth < min(losses, default=math.inf) + 1:  # it has blown up, perhaps to nan
+            break
+        rates.append(rate)
+        losses.append(smooth)
+        if step % 10 == 0:
+            show(f"rate {rate:.1e} | loss {smooth:.4f}", passing=True)
+    lowest = rates[losses.index(min(losses))]
+    proposal = lowest / 3  # a whole run needs a lower rate than a single step
+    show(f"the loss is lowest at a rate of {lowest:.1e}")
+    show(f"proposal: --learning_rate={proposal:.1e}, --min_lr={proposal / 10:.1e}")
+    if matplotlib_installed():
+        save(rates_figure(rates, losses, proposal), Path(config.out_dir) / "find_lr.png")

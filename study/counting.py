@@ -1,0 +1,46 @@
+"""How far does counting get you? The losses of counted n-grams, the baseline of every network."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from ancestors import NGrams
+from prepare_shakespeare import open_dataset
+from quill.settings import read_settings
+from tokenizer import Tokenizer
+
+LONGEST = 6  # characters; in a text of a megabyte, most longer strings occur only once
+SAMPLE_LENGTH = 200  # characters
+
+
+@dataclass(frozen=True)
+class CountingOptions:
+    dataset: str = "shakespeare_char"  # folder under data/
+    seed: int = 1337  # of the sample
+
+
+def ngrams(arguments):
+    """Print the validation loss of counted n-grams for each n, and a sample from the best one."""
+    options = CountingOptions(**read_settings(CountingOptions, arguments, "-m study ngrams"))
+    meta, paths = open_dataset(options.dataset)
+    vocab = meta["vocab"]
+    decode = Tokenizer(vocab).decode
+    text, validation = (decode(np.fromfile(paths[split], "<u2")) for split in ("train", "val"))
+    model = NGrams(text, LONGEST, len(vocab))
+    losses = {}
+    print(" n   different strings   of them once   new in validation   validation loss")
+    for n in range(1, LONGEST + 1):
+        counts = [count for string, count in model.count.items() if len(string) == n]
+        strings = [validation[i : i + n] for i in range(len(validation) - n + 1)]
+        once = counts.count(1) / len(counts)
+        new = sum(string not in model.count for string in strings) / max(1, len(strings))
+        losses[n] = model.loss(validation, n)
+        print(f"{n:2}{len(counts):20,}{once:15.0%}{new:20.1%}{losses[n]:18.3f}", flush=True)
+
+    best, sample, generator = min(losses, key=losses.get), "\n", random.Random(options.seed)
+    for _ in range(SAMPLE_LENGTH):
+        context = sample[max(0, len(sample) - best + 1) :]
+        probabilities = [model.probability(character, context) for character in vocab]
+        sample += generator.choices(vocab, probabilities)[0]
+    print(f"\na text by n = {best}:{sample}")

@@ -1,0 +1,31 @@
+"""What each part of a network computes in one forward pass."""
+
+import torch
+
+
+@torch.no_grad()
+def outputs_of_parts(network, idx):
+    """{name of a module: its output} in one forward pass of idx (B, T)."""
+    outputs, hooks = {}, []
+    for name, module in network.named_modules():
+
+        def keep(module, inputs, output, name=name):
+            outputs[name] = output
+
+        hooks.append(module.register_forward_hook(keep))
+    network(idx)
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def attention_weights(network, idx):
+    """The attention weights of every head in every layer: (n_layer, n_head, T, T).
+
+    Row t has the weights with which position t looks at positions 0 to t; each row sums to 1.
+    idx: (1, T). network: a GPT in eval mode on the CPU, where attention is written out; PyTorch's
+    fused kernel never stores these weights.
+    """
+    outputs = outputs_of_parts(network, idx)
+    names = [f"blocks.{i}.attention.attention_dropout" for i in range(network.config.n_layer)]
+    return torch.cat([outputs[name] for name in names])  # n_layer x (1, n_head, T, T)

@@ -1,0 +1,252 @@
+"""Plots of what a network has learned, and of the losses of several runs.
+
+Each plot is a PNG in the run's folder; that of several runs is in the current one.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model import GPT, next_probabilities
+from quill.checkpoint import find_checkpoint, load
+from quill.files import replacing
+from quill.log import COLORS, new_figure, read_log
+from quill.settings import read_settings
+from quill.terminal import UsageError, UserError
+from sample import read_prompt
+from study.characters import KINDS, kind_of, principal_components
+from study.inside import attention_weights
+
+MOST_CHARACTERS = 40  # in a plot of attention: more would be too small to read
+MOST_LISTED = 70  # characters in the list beside the embeddings: more would not fit
+MOST_LIKELY = 10  # characters in a plot of temperatures
+CUTS = [{"top_k": 3}, {"top_p": 0.9}]  # shown beside the temperatures
+MARKERS = ["o", "^", "s", "x", "D", "v", "P", "*"]  # for readers who cannot see the colors
+DASHES = ["-", "--", "-.", ":"] * 2
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    out_dir: str = ""  # the run; empty: the newest one under out/
+    checkpoint: str = ""  # the file itself; empty: ckpt.pt of that run
+    output: str = ""  # the PNG; empty: the plot's name, in the run's folder
+
+
+@dataclass(frozen=True)
+class AttentionOptions(PlotOptions):
+    start: str = "ROMEO:"  # the text in which the heads look around, or FILE:path
+    all: bool = False  # every head of every layer, instead of two
+
+
+@dataclass(frozen=True)
+class TemperatureOptions(PlotOptions):
+    start: str = "To be, or not to b"  # the text whose next character is drawn, or FILE:path
+    temperature: tuple[float, ...] = (0.5, 1.0, 1.5)  # a panel for each
+
+    def __post_init__(self):
+        if not all(0 <= value < math.inf for value in self.temperature):
+            raise ValueError("temperature must be 0 or above")
+
+
+@dataclass(frozen=True)
+class RunsOptions:
+    output: str = "runs.png"  # the PNG
+
+
+def prepare(options_class, arguments, study):
+    """(the options, the path of the PNG, the network of the run's checkpoint, its tokenizer)."""
+    options = options_class(**read_settings(options_class, arguments, f"-m study {study}"))
+    checkpoint = find_checkpoint(options.out_dir, options.checkpoint)
+    return options, options.output or checkpoint.parent / f"{study}.png", *load(checkpoint)
+
+
+def save(figure, path):
+    """Write a figure as a PNG, and print where it is."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=100)
+    print(path)
+
+
+def visible(character):
+    """A character as a label: a symbol for a space or a newline, an escape for other controls."""
+    symbols = {" ": "␣", "\n": "↵"}
+    return symbols.get(character, character if character.isprintable() else ascii(character)[1:-1])
+
+
+def attention(arguments):
+    """Plot where two heads look, or all of them."""
+    options, path, network, tokenizer = prepare(AttentionOptions, arguments, "attention")
+    if not isinstance(network, GPT):
+        raise UserError(f"a {type(network).__name__} has no attention weights: only a GPT has")
+    text, idx = read_prompt(options.start, tokenizer)
+    most = min(MOST_CHARACTERS, network.config.block_size)
+    if len(text) > most:
+        raise UserError(f"--start has {len(text)} characters, but {most} is the most")
+    weights = attention_weights(network, idx)
+    heads = list(np.ndindex(*weights.shape[:2])) if options.all else telling_heads(weights)
+    save(attention_figure(weights, text, heads), path)
+
+
+def telling_heads(weights):
+    """Two heads as (layer, head), from 0: of all last rows, the one with the largest weight on the
+    character before, and the one that looks furthest back on average."""
+    n_layer, n_head, T, _ = weights.shape
+    last = weights[:, :, -1]  # (n_layer, n_head, T)
+    distances = torch.arange(T - 1, -1, -1.0)  # (T,), in characters
+    before, furthest = last[:, :, max(0, T - 2)].argmax(), (last @ distances).argmax()
+    return [divmod(int(head), n_head) for head in (before, furthest)]
+
+
+def attention_figure(weights, text, heads):
+    """A heat map for each (layer, head) of `heads`. The last row is marked: its character predicts
+    the next one. weights: (n_layer, n_head, T, T)."""
+    from matplotlib.colors import PowerNorm
+
+    T, columns = len(text), min(len(heads), weights.shape[1])
+    rows, side = len(heads) // columns, max(8 / columns, 0.15 * len(text)) + 0.5  # inches
+    title = "Attention weights: where each character looks"
+    figure = new_figure(columns * side + 1, rows * side + 1, title)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    shade = PowerNorm(0.5, 0, 1)  # the square root, so that small weights are visible
+    labels = [visible(character) for character in text]
+    for axes, (layer, head) in zip(panels.flat, heads, strict=True):
+        image = axes.imshow(weights[layer, head].numpy(), cmap="Greys", norm=shade)
+        most = labels[int(weights[layer, head, -1].argmax())]
+        axes.set_title(f"layer {layer + 1}, head {head + 1}:\n{labels[-1]} looks most at {most}")
+        axes.axhspan(T - 1.5, T - 0.5, fill=False, edgecolor=COLORS[1], linewidth=2.5)
+        axes.set(xticks=range(T), yticks=range(T), xticklabels=labels, yticklabels=labels)
+        axes.tick_params(length=0, pad=2, labelsize=10)
+    figure.supylabel("the character that looks")
+    figure.supxlabel("the character that it looks at")
+    figure.colorbar(image, ax=panels, label="weight", shrink=0.6)
+    return figure
+
+
+def embeddings(arguments):
+    """Plot the characters, near those that the network treats alike."""
+    _, path, network, tokenizer = prepare(PlotOptions, arguments, "embeddings")
+    vectors = next(network.parameters()).detach().numpy()  # (V, C); a bigram's table is (V, V)
+    save(embeddings_figure(vectors, tokenizer.vocab), path)
+
+
+def embeddings_figure(vectors, vocab):
+    """The characters where principal_components() puts them, and the four nearest to each. Vectors
+    (V, C) are divided by their lengths first, because those of rare characters are long."""
+    vectors = vectors / (1e-9 + np.linalg.norm(vectors, axis=1, keepdims=True))
+    positions, fractions = principal_components(vectors)
+    figure = new_figure(10, 7.5, "The characters, near those with similar embeddings")
+    axes, beside = figure.subplots(1, 2, width_ratios=[5, 2])
+    places = spread(positions, 0.035 * np.ptp(positions, axis=0).max())
+    labels = [visible(character) for character in vocab]
+    for kind, color in zip(KINDS, COLORS, strict=False):
+        members = [i for i, character in enumerate(vocab) if kind_of(character) == kind]
+        axes.scatter(*places[members].T, color=color, s=0, label=kind)  # text sets no limits
+        for i in members:
+            axes.text(*places[i], labels[i], color=color, size=14, ha="center", va="center")
+    axes.set_aspect("equal", adjustable="datalim")  # so that what looks near is near
+    axes.set_xlabel(f"first principal component ({fractions[0]:.0%} of the variance)")
+    axes.set_ylabel(f"second ({fractions[1]:.0%})")
+    axes.legend(labelcolor="markerfacecolor", handlelength=0)
+
+    similar = vectors @ vectors.T - 3 * np.eye(len(vocab))  # (V, V): cosines; itself comes last
+    nearest = np.argsort(-similar, axis=1)[:MOST_LISTED, :4]
+    lines = [f"{labels[i]}  {' '.join(labels[j] for j in row)}" for i, row in enumerate(nearest)]
+    for i in range(2):  # two columns
+        part = "\n".join(lines[i::2])
+        beside.text(i / 2, 1, part, size=10, family="monospace", va="top")
+    beside.set_title("each character and\nthe nearest four")
+    beside.set_axis_off()
+    return figure
+
+
+def spread(positions, room):
+    """Move positions (V, 2) apart until hardly any two are nearer to each other than `room`."""
+    positions = positions + np.random.default_rng(0).normal(0, room / 1000, positions.shape)
+    for _ in range(300):
+        steps = positions[:, None] - positions  # (V, V, 2), from each to each
+        distances = np.maximum(np.linalg.norm(steps, axis=2, keepdims=True), room / 100)
+        push = steps * np.maximum(0, room / distances - 1) / 2
+        positions = positions + push.sum(axis=1)
+    return positions
+
+
+def temperature(arguments):
+    """Plot what the next character is drawn from, at several temperatures."""
+    options, path, network, tokenizer = prepare(TemperatureOptions, arguments, "temperature")
+    text, idx = read_prompt(options.start, tokenizer)
+    with torch.no_grad():
+        logits, _ = network(idx[:, -network.config.block_size :])  # (1, T) -> (1, T, V)
+    panels = [{"temperature": value} for value in options.temperature] + CUTS
+    save(temperature_figure(logits[:, -1], tokenizer.vocab, text, panels), path)
+
+
+def temperature_figure(logits, vocab, text, settings):
+    """The probabilities of the next character, a panel for each of `settings`: dicts of keyword
+    arguments of next_probabilities(). logits: (1, V)."""
+    order = logits[0].topk(min(MOST_LIKELY, len(vocab))).indices  # (<= MOST_LIKELY,)
+    labels = [*(visible(vocab[i]) for i in order), "all others"]
+    width, title = max(5, 2 * len(settings)), f"The next character after {text[-50:]!r}"
+    figure = new_figure(width, 4.5, title)
+    panels = figure.subplots(1, len(settings), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, setting in zip(panels, settings, strict=True):
+        probabilities = next_probabilities(logits, **setting)[0]  # (V,)
+        lengths = probabilities[order].tolist()
+        lengths.append(max(0.0, 1 - sum(lengths)))
+        bars = axes.barh(range(len(labels)), lengths, color=["0.35"] * len(order) + ["0.75"])
+        percent = [f"{length:.0%}" if length >= 0.005 else "" for length in lengths]
+        axes.bar_label(bars, percent, padding=2, fontsize=10)
+        [(name, value)] = setting.items()
+        bits = torch.special.entr(probabilities).sum().item() / math.log(2)
+        axes.set_title(f"{name} {value:g}\n{bits:.2f} bits")
+        axes.set_xlim(0, 1.3)
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[0].invert_yaxis()
+    figure.supxlabel("probability", fontsize=12)
+    return figure
+
+
+def runs(arguments):
+    """Plot the losses of several runs, to compare them."""
+    folders = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    options = RunsOptions(**read_settings(RunsOptions, arguments[len(folders) :], "-m study runs"))
+    if not 1 <= len(folders) <= len(COLORS):
+        raise UsageError(f"name 1 to {len(COLORS)} runs, as in python -m study runs out/a out/b")
+    save(runs_figure({folder: read_log(folder) for folder in folders}), options.output)
+
+
+def runs_figure(logs):
+    """The losses of several runs over steps and over seconds. logs: {name: read_log(folder)}."""
+    figure = new_figure(10, 6, "Validation loss (thick) and training loss (thin)")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, unit in zip(panels, ("step", "seconds"), strict=True):
+        for i, (name, log) in enumerate(logs.items()):
+            look = {"color": COLORS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
+            label = f"{name}: {min(log['val_loss']):.4f}"
+            axes.plot(log[unit], log["val_loss"], lw=2, ms=7, label=label, **look)
+            axes.plot(log[unit], log["train_loss"], lw=1, ms=3, **look)
+        axes.grid(axis="y")
+        axes.set(xlabel=unit, xlim=(0, None))
+    panels[0].set_ylabel("loss (nats per character)")
+    title = "a run, and its lowest validation loss"
+    entries = panels[0].get_legend_handles_labels()
+    figure.legend(*entries, title=title, loc="outside lower center", ncols=2)
+    return figure
+
+
+def rates_figure(rates, losses, proposal):
+    """The loss over the learning rate (two lists), with its lowest point and the proposed rate."""
+    figure = new_figure(8, 4.5, "The loss while the learning rate rises")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=COLORS[2])
+    loss, rate = min(zip(losses, rates, strict=True))
+    axes.plot(rate, loss, "o", color=COLORS[1], markersize=9, label=f"lowest at {rate:.1e}")
+    axes.axvline(proposal, color="0.3", ls="--", label=f"a third of that: {proposal:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats per character)")
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+    axes.legend()
+    return figure
