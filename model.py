@@ -107,19 +107,18 @@ class Cache:
     kept: a new character costs one pass over itself, not over the whole text.
     """
 
-    def __init__(self, config, batch_size, like):
-        """All tensors have the device and the dtype of the tensor `like`."""
+    def __init__(self, config, batch_size, **options):
+        """options: the device and the dtype of all tensors."""
         B, C, n_head = batch_size, config.n_embd, config.n_head
         self.length = 0  # characters read so far
-        self.keys = like.new_empty(B, n_head, config.block_size, C // n_head)
-        self.values = like.new_empty(B, n_head, config.block_size, C // n_head)
+        self.keys = torch.empty(B, n_head, config.block_size, C // n_head, **options)
+        self.values = torch.empty_like(self.keys)
         # For token_shift: the first half of what each part of the block read of the last character.
-        self.before_attention = like.new_zeros(B, 1, C // 2)
-        self.before_feed_forward = like.new_zeros(B, 1, C // 2)
+        self.before_attention = torch.zeros(B, 1, C // 2, **options)
+        self.before_feed_forward = torch.zeros_like(self.before_attention)
 
     def extend(self, k, v):
-        """Append keys and values (B, n_head, T, head_size); returns all of them so far, each
-        (B, n_head, length, head_size)."""
+        """Append keys and values (B, n_head, T, head_size); returns all so far (same, T = length)."""
         start, self.length = self.length, self.length + k.shape[2]
         self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v
@@ -136,10 +135,7 @@ def split_heads(qkv, n_head):
 class CausalSelfAttention(nn.Module):
     """Each character takes a weighted mean of the values of itself and all characters before it;
     the weights say how well its query matches their keys. (B, T, C) -> (B, T, C), in n_head heads
-    side by side, each on C / n_head of the entries.
-
-    Source: Vaswani et al. 2017, section 3.2.
-    """
+    side by side, each on C / n_head of the entries. Source: Vaswani et al. 2017, section 3.2."""
 
     def __init__(self, config):
         super().__init__()
@@ -160,30 +156,27 @@ class CausalSelfAttention(nn.Module):
             q, k = F.layer_norm(q, (self.head_size,)), F.layer_norm(k, (self.head_size,))
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        start = 0
         if cache is not None:
-            start = cache.length
-            k, v = cache.extend(k, v)  # 2 x (B, n_head, start + T, head_size)
-        y = self.attend(q, k, v, start)  # (B, n_head, T, head_size)
+            k, v = cache.extend(k, v)  # 2 x (B, n_head, S, head_size), S = characters so far
+        y = self.attend(q, k, v)  # (B, n_head, T, head_size)
         y = y.transpose(1, 2).flatten(2)  # (B, n_head, T, head_size) -> (B, T, C)
         return self.residual_dropout(self.projection(y))  # (B, T, C)
 
-    def attend(self, q, k, v, start=0):
+    def attend(self, q, k, v):
         """softmax(q k^T / sqrt(head_size)) v, where no query sees a later key.
 
-        q: (B, n_head, T, head_size), the characters from position `start` on.
-        k, v: (B, n_head, S, head_size), the characters from position 0 on.
+        q: (B, n_head, T, head_size), of the last T of S characters. k, v: (B, n_head, S, head_size).
         """
         T, S = q.shape[2], k.shape[2]
-        if T == 1 and start > 0:  # the newest character needs no mask: it sees all others
+        if T == 1 < S:  # the newest character needs no mask: it sees all others
             return F.scaled_dot_product_attention(q, k, v)
-        if q.is_cuda and start == 0:
+        if q.is_cuda and T == S:
             # The same in one kernel, which never stores the (T, T) weights; on a CPU it is slower.
             p = self.attention_dropout.p if self.training else 0.0
             return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         scores = (q / math.sqrt(self.head_size)) @ k.transpose(2, 3)  # (B, n_head, T, S)
         future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
-        scores = scores + future.triu(1 + start)  # softmax turns -inf into a weight of 0
+        scores = scores + future.triu(1 + S - T)  # softmax turns -inf into a weight of 0
         weights = self.attention_dropout(F.softmax(scores, dim=3))  # (B, n_head, T, S)
         return weights @ v  # (B, n_head, T, S) -> (B, n_head, T, head_size)
 
@@ -192,7 +185,7 @@ class CausalSelfAttention(nn.Module):
 
 
 def shift(x, before=None):
-    """Replace the first half of each vector by that of the character before it: (B, T, C) -> same.
+    """Replace the first half of each vector in x (B, T, C) by that of the character before it.
 
     Whatever reads the result sees a pair of neighbors at once, which attention would first have to
     learn to find. before: (B, 1, C / 2), what precedes the text (None: zeros); it is replaced by
@@ -320,8 +313,8 @@ class GPT(nn.Module):
 
     def new_caches(self, batch_size):
         """One empty Cache per block: what forward() takes in generation."""
-        like = self.token_embedding.weight.new_empty(0, dtype=self.dtype)
-        return [Cache(self.config, batch_size, like) for _ in self.blocks]
+        options = {"device": self.lm_head.weight.device, "dtype": self.dtype}
+        return [Cache(self.config, batch_size, **options) for _ in self.blocks]
 
 
 # --- Generation: from logits to text ----------------------------------------------------------
@@ -331,9 +324,9 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """The distribution from which the next token is drawn: (B, V) -> (B, V), rows sum to 1.
 
     The logits are divided by the temperature: below 1, likely tokens become more likely; at 0 only
-    the most likely one remains. top_k keeps the k most likely tokens; top_p then keeps the most
-    likely ones whose probabilities first sum to p or more (nucleus sampling, Holtzman et al. 2019,
-    https://arxiv.org/abs/1904.09751).
+    the most likely one remains. top_k keeps the k most likely tokens; of these, top_p keeps the
+    most likely ones that first reach the fraction p of their sum (nucleus sampling, Holtzman et al.
+    2019, https://arxiv.org/abs/1904.09751).
     """
     if temperature < 1e-4:  # no different from 0, and dividing by it could overflow
         return F.one_hot(logits.argmax(dim=1), logits.shape[1]).float()
@@ -343,12 +336,10 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     probabilities, order = probabilities.sort(dim=1, descending=True, stable=True)
     if top_k is not None:
         probabilities[:, top_k:] = 0
-        probabilities /= probabilities.sum(dim=1, keepdim=True)
     if top_p is not None:
-        sum_before = probabilities.cumsum(dim=1) - probabilities
-        sum_before[:, 0] = -1  # the most likely token stays, however small top_p is
-        probabilities[sum_before >= top_p] = 0
-        probabilities /= probabilities.sum(dim=1, keepdim=True)
+        sum_before = probabilities.cumsum(dim=1) - probabilities  # 0 for the most likely token
+        probabilities[sum_before >= top_p * probabilities.sum(dim=1, keepdim=True)] = 0
+    probabilities /= probabilities.sum(dim=1, keepdim=True)
     return torch.zeros_like(probabilities).scatter(1, order, probabilities)
 
 

@@ -104,13 +104,13 @@ def get_text(source, folder):
 def decode(content, name):
     """The text that bytes stand for. Line ends become \\n, and a byte-order mark is dropped."""
     try:
-        text = content.decode("utf-8").removeprefix("\ufeff")
+        content.decode("utf-8")  # unchanged, for the offset of a bad byte
     except UnicodeDecodeError as error:
         raise UserError(
             f"{name} is not UTF-8 text: bad byte at offset {error.start:,} ({error.reason}); "
             "convert it first (iconv -f latin1 -t utf-8, say)"
         ) from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").decode("utf-8-sig")
 
 
 # --- Text to tokens: writing a dataset --------------------------------------------------------
@@ -143,12 +143,12 @@ def check_text(name, found, vocab, sizes):
         raise UserError(f"{name} has characters that the vocabulary lacks: {characters}")
 
 
-def write_tokens(path, text, tokenizer):
-    """Write the ids of a text as a .bin file; returns the file's sha256."""
+def write_tokens(path, text, start, end, tokenizer):
+    """Write the ids of text[start:end] as a .bin file; returns the file's sha256."""
     digest = hashlib.sha256()
     with replacing(path) as file:
-        for start in range(0, len(text), PIECE):
-            ids = np.array(tokenizer.encode(text[start : start + PIECE]), dtype="<u2")
+        for at in range(start, end, PIECE):
+            ids = np.array(tokenizer.encode(text[at : min(at + PIECE, end)]), dtype="<u2")
             digest.update(ids)
             file.write(ids)
     return digest.hexdigest()
@@ -181,7 +181,7 @@ def prepare(source, dataset, fractions, vocab=""):
             file.write(content)
         for split, (start, end) in zip(SPLITS, pairwise(ends), strict=False):
             path, tokenizer = folder / f"{split}.bin", Tokenizer(meta["vocab"])
-            meta["checksums"][split] = write_tokens(path, text[start:end], tokenizer)
+            meta["checksums"][split] = write_tokens(path, text, start, end, tokenizer)
         with replacing(folder / "meta.json") as file:
             file.write(json.dumps(meta, ensure_ascii=False, indent=1).encode() + b"\n")
     return meta

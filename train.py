@@ -5,9 +5,6 @@
 
 A run writes into out/<recipe>/: ckpt.pt (the weights with the lowest validation loss so far, which
 sample.py reads), last.pt (which a resume reads), log.csv (a row per evaluation) and loss.png.
-
-The file goes from the settings to the loop: what can be set, how a batch is drawn, the learning
-rate of a step, the optimizers, one step, an evaluation, and the loop around them.
 """
 
 import quill  # noqa: F401, I001 (before torch, which reads what it sets)
@@ -28,10 +25,8 @@ import torch
 from ancestors import build
 from model import GPTConfig, generate
 from prepare_shakespeare import open_dataset
-from quill import hardware, processes
-from quill.checkpoint import check_same_data, inherited, restore, save, starting_point
+from quill import checkpoint, hardware, log, processes
 from quill.files import locked
-from quill.log import plot_loss, write_log
 from quill.muon import Muon
 from quill.processes import RANK, WORLD
 from quill.settings import read_settings
@@ -100,9 +95,6 @@ NANOGPTS = ["always_save_checkpoint", "wandb_log", "wandb_project", "wandb_run_n
 
 # --- A batch: windows of the text -------------------------------------------------------------
 
-EVAL_TOKENS = 4096  # in one forward pass of an evaluation: its activations fit a CPU's cache
-CUDA_EVAL_TOKENS = 32768  # with fewer, a GPU waits for Python to start the next kernel
-
 
 class Tokens:
     """The token ids of one split, read from its .bin file as they are needed."""
@@ -121,24 +113,16 @@ class Tokens:
             ids = ids.pin_memory()  # from other memory, a copy would make the program wait
         return ids.to(self.device, non_blocking=True)
 
-    def batches(self, starts, length):
-        """Yield the windows at `starts` in batches (B, length), of a size that is fast to evaluate."""
-        tokens = CUDA_EVAL_TOKENS if self.device.type == "cuda" else EVAL_TOKENS
-        rows = max(1, tokens // (length - 1))
-        for i in range(0, len(starts), rows):
-            yield self.windows(starts[i : i + rows], length)
-
-    def spread(self, count, block_size):
-        """Yield batches of `count` windows (B, block_size + 1), spread evenly over the split."""
-        last = len(self) - block_size - 1
-        yield from self.batches(np.linspace(0, last, count).astype(np.int64), block_size + 1)
-
-    def in_order(self, block_size):
-        """Yield batches of windows (B, block_size + 1) that cover the split, so that each character
-        is predicted once. The last window may be shorter."""
+    def in_order(self, block_size, count=None):
+        """Yield batches of windows (B, block_size + 1) that predict each character of the split
+        once; the last one is shorter if need be. With count: only so many, spread evenly."""
         starts = np.arange(0, len(self) - 1, block_size)
+        if count is not None:
+            starts = np.linspace(0, len(self) - block_size - 1, count).astype(np.int64)
         whole = starts[starts + block_size < len(self)]
-        yield from self.batches(whole, block_size + 1)
+        rows = max(1, hardware.tokens_at_once(self.device) // block_size)
+        for i in range(0, len(whole), rows):
+            yield self.windows(whole[i : i + rows], block_size + 1)
         for start in starts[len(whole) :]:
             yield self.windows(np.array([start]), len(self) - start)
 
@@ -286,50 +270,48 @@ def evaluate(network, optimizers, scaler, splits, meta, config, state):
     training loss is an estimate from eval_iters batches of windows, spread evenly over the text.
     """
     count = config.eval_iters * config.batch_size
-    train_loss = estimate_loss(network, splits["train"].spread(count, config.block_size))
+    train_loss = estimate_loss(network, splits["train"].in_order(config.block_size, count))
     val_loss = estimate_loss(network, splits["val"].in_order(config.block_size))
     check_finite(train_loss + val_loss, config, state)
     # Not "<": a run that was killed while it saved the best weights repeats the evaluation.
     best = val_loss <= state.best_val_loss
     state.best_val_loss = min(val_loss, state.best_val_loss)
 
-    tokens, rate = state.step * tokens_per_step(config), get_lr(state.step, config)
-    row = [state.step, tokens, round(state.seconds, 2), config.learning_rate * rate]
-    state.log = [row for row in state.log if row[0] < state.step] + [[*row, train_loss, val_loss]]
+    tokens = state.step * tokens_per_step(config)
+    rate = config.learning_rate * get_lr(state.step, config)
+    state.log = [row for row in state.log if row[0] < state.step]  # a resume begins with one again
+    state.log += [[state.step, tokens, round(state.seconds, 2), rate, train_loss, val_loss]]
     if RANK > 0:
         return
-    folder = Path(config.out_dir)
-    save(folder / "last.pt", network, config, meta, state, optimizers, scaler)
+    checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
     if best:
-        save(folder / "ckpt.pt", network, config, meta, state)
-    write_log(folder / "log.csv", state.log)
+        checkpoint.save("ckpt.pt", network, config, meta, state)
+    log.write_log(config.out_dir, state.log)
     if state.step > 0:  # before that, there is no curve
-        plot_loss(folder / "loss.png", state.log)
+        log.plot_loss(config.out_dir, state.log)
     losses = f"training loss {train_loss:.4f}, validation loss {val_loss:.4f}"
     show(f"--- step {state.step}: {losses}, {'the best' if best else 'not the best'} so far")
-    for line in short_sample(network, Tokenizer(meta["vocab"])).splitlines():
+    for line in short_sample(network, meta["vocab"], splits["val"].device).splitlines():
         show(f"    | {line}")
 
 
-def short_sample(network, tokenizer):
+def short_sample(network, vocab, device):
     """A few lines that the network writes now, always with the same random numbers."""
-    device = next(network.parameters()).device
-    start = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
-    idx = torch.tensor([tokenizer.encode(start)], device=device)  # (1, 1)
+    idx = torch.zeros(1, 1, dtype=torch.int64, device=device)  # a newline, in most texts
     generator = torch.Generator(device).manual_seed(0)
     network.eval()
     idx = generate(network, idx, 100, temperature=0.8, generator=generator)  # (1, 101)
     network.train()
-    return tokenizer.decode(idx[0].tolist()).strip()
+    return Tokenizer(vocab).decode(idx[0].tolist()).strip()
 
 
 def check_finite(number, config, state):
     """Raise UserError if a loss, or a sum of weights, is not finite."""
     if not math.isfinite(number):
         raise UserError(
-            f"step {state.step}: the loss is no longer a finite number; the usual cause is too "
-            f"high a learning rate (now {config.learning_rate}) or too short a warm-up; the last "
-            f"good weights are in {config.out_dir}"
+            f"step {state.step}: the loss is no longer a finite number; lower learning_rate (now "
+            f"{config.learning_rate}) or raise warmup_iters; {config.out_dir} has the last good "
+            "weights"
         )
 
 
@@ -338,27 +320,27 @@ def check_finite(number, config, state):
 
 def train(network, optimizers, scaler, splits, meta, config, state):
     """Train to max_iters. Returns the number of the signal that stopped it before that, or 0."""
+    if len(splits["train"]) <= config.block_size:
+        raise UserError(f"{config.dataset} is too short for block_size {config.block_size}")
+    processes.check_batch_size(config.batch_size)
     wrapped = processes.wrapped(network)  # shares its parameters, and averages their gradients
     if config.compile:
         batch = get_batch(splits["train"], config, step=0)[: config.batch_size]
         wrapped = hardware.compiled(wrapped, processes.own_part(batch))
     stop = processes.StopRequest()
     started = time.monotonic() - state.seconds
-    log_step, log_time = state.step, time.monotonic()
+    progress = log.Progress(state.step, config.max_iters, tokens_per_step(config))
     while True:
-        last = state.step >= config.max_iters
+        last, signal = state.step >= config.max_iters, stop.received()
+        extra = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
         if last or state.step % config.eval_interval == 0:
             evaluate(network, optimizers, scaler, splits, meta, config, state)
-            log_step, log_time = state.step, time.monotonic()
-        signal = 0 if last else stop.received()
-        extra = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
-        if signal or extra:
+            progress.restart(state.step)
+        elif signal or extra:
             check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
-            if RANK == 0:
-                path = Path(config.out_dir) / "last.pt"
-                save(path, network, config, meta, state, optimizers, scaler)
-        if signal or last:
-            return signal
+            checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
+        if last or signal:
+            return 0 if last else signal
 
         # Like the batch, dropout's randomness follows from the step; it differs by process.
         torch.manual_seed(config.seed + state.step + RANK * config.max_iters)
@@ -372,15 +354,7 @@ def train(network, optimizers, scaler, splits, meta, config, state):
         if state.step % config.log_interval == 0 or state.step == config.max_iters:
             loss = processes.summed([loss.item()])[0] / WORLD
             check_finite(loss, config, state)
-            now = time.monotonic()
-            speed = (state.step - log_step) * tokens_per_step(config) / (now - log_time)
-            left = timedelta(seconds=round((config.max_iters / state.step - 1) * state.seconds))
-            show(
-                f"step {state.step}/{config.max_iters} | loss {loss:.4f} | "
-                f"lr {config.learning_rate * rate:.1e} | {speed:,.0f} tokens/s | {left} left",
-                passing=True,
-            )
-            log_step, log_time = state.step, now
+            progress.show(state.step, state.seconds, loss, config.learning_rate * rate)
 
 
 # --- The program ------------------------------------------------------------------------------
@@ -401,11 +375,12 @@ def main(arguments):
     processes.join_processes()
     hardware.keep_freed_memory()
     hardware.unwrap_optimizers()
-    alone = locked(Path(given["out_dir"])) if RANK == 0 else contextlib.nullcontext()
+    writes = RANK == 0 and not given.get("eval_only")
+    alone = locked(Path(given["out_dir"])) if writes else contextlib.nullcontext()
     with hardware.errors_explained(), alone:
         # Defaults, then what a checkpoint passes on, then the recipe, then the command line.
-        saved, resume = processes.from_first_process(starting_point, Config(**given))
-        config = Config(**{**inherited(saved, given, resume), **given})
+        saved, resume = processes.from_first_process(checkpoint.starting_point, Config(**given))
+        config = Config(**{**checkpoint.inherited(saved, given, resume), **given})
 
         device = processes.own_device(hardware.pick_device(config.device))
         meta, paths = open_dataset(config.dataset)
@@ -413,9 +388,12 @@ def main(arguments):
         show(f"text:    {config.dataset}, {meta['characters']:,} characters from {meta['source']}")
 
         torch.manual_seed(config.seed)
-        network = build(config, len(meta["vocab"]))
+        try:
+            network = build(config, len(meta["vocab"]))
+        except ValueError as error:  # sizes that do not fit each other
+            raise UserError(error) from error
         if saved:
-            check_same_data(saved, meta, resume)
+            checkpoint.check_same_data(saved, meta, resume)
             network.load_state_dict(saved["weights"])
         hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
         size = sum(parameter.numel() for parameter in network.parameters())
@@ -428,7 +406,7 @@ def main(arguments):
         state = State()
         if resume:
             state = State(**saved["state"])
-            restore(saved, optimizers, scaler)
+            checkpoint.restore(saved, optimizers, scaler)
         show(f"run:     {config.out_dir}, from step {state.step} to {config.max_iters}")
         signal = train(network, optimizers, scaler, splits, meta, config, state)
     processes.leave_processes()

@@ -7,7 +7,7 @@ const AT_FIRST = 200; // characters that the page writes by itself when it is op
 const BARS = 12; // for the most likely characters; the others share one
 const DARKEST = 5; // nats: the surprise of a probability of 0.7 %, shaded most
 const MOST_IN_MAP = 48; // characters in a heat map: more would be less than a pixel each
-const MOST_KEPT = 24e6; // attention weights that the page keeps, 4 bytes each; then the oldest go
+const ATTENTION_KEPT = 2000; // characters whose attention weights are kept: they take much memory
 
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
@@ -47,10 +47,6 @@ function visible(character, space = "␣") {
   return /\p{M}/u.test(character) ? `◌${character}` : character;
 }
 
-function size_of(attention) {
-  return attention ? attention.reduce((sum, weights) => sum + weights.length, 0) : 0;
-}
-
 // --- The page: the text, and what the panels ask about it --------------------------------------
 
 class Page {
@@ -68,8 +64,6 @@ class Page {
     this.hovered = null;
     this.shading = "surprise";
     this.layer = this.head = 0;
-    this.kept = 0; // attention weights, counted
-    this.oldest = 0; // the first character that still has its attention weights
     this.total_loss = this.counted = 0; // of the characters up to `summed`
     this.summed = 0;
     this.version = 0; // of the text: what the worker still says of an older one is ignored
@@ -133,8 +127,6 @@ class Page {
 
   truncate(length) {
     this.text.length = Math.min(this.text.length, length);
-    this.kept = this.text.reduce((sum, one) => sum + size_of(one.attention), 0);
-    this.oldest = Math.min(this.oldest, length);
     this.read_to = Math.min(this.read_to, length);
     this.summed = this.total_loss = this.counted = 0;
     this.text_view.truncate(length);
@@ -160,12 +152,7 @@ class Page {
     for (const { index, ...record } of records) {
       this.text[index] = record;
       this.read_to = index + 1;
-      this.kept += size_of(record.attention);
-    }
-    while (this.kept > MOST_KEPT && this.oldest < this.text.length - 1) {
-      const one = this.text[this.oldest++];
-      this.kept -= size_of(one.attention);
-      delete one.attention;
+      delete this.text[index - ATTENTION_KEPT]?.attention;
     }
     this.draw_soon();
   }
@@ -287,7 +274,8 @@ class TextView {
     const { offsetLeft: left, offsetTop: top } = spans[index] ?? this.caret;
     let i = index + step;
     while (spans[i]?.offsetTop === top) i += step;
-    const row = spans[i]?.offsetTop;
+    if (!spans[i]) return i; // there is no such row
+    const row = spans[i].offsetTop;
     while (spans[i + step]?.offsetTop === row && (spans[i].offsetLeft - left) * step < 0) i += step;
     return i;
   }

@@ -18,6 +18,7 @@ import torch
 from ancestors import build
 from model import GPTConfig
 from quill.files import reading, replacing
+from quill.processes import RANK
 from quill.terminal import UserError, show
 from tokenizer import Tokenizer, list_characters
 
@@ -27,9 +28,11 @@ SHAPE = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"network", 
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not inherit these
 
 
-def save(path, network, config, meta, state, optimizers=(), scaler=None):
-    """Write all that sampling from a network needs; with the optimizers and the scaler, all that a
-    resume needs. config and state: dataclasses. meta: the contents of the dataset's meta.json."""
+def save(name, network, config, meta, state, optimizers=(), scaler=None):
+    """Write a checkpoint into config.out_dir: all that sampling from a network needs; with the
+    optimizers and the scaler, all that a resume needs. meta: the dataset's meta.json."""
+    if RANK > 0:
+        return
     checkpoint = {
         "format": FORMAT,
         "weights": network.state_dict(),
@@ -42,7 +45,7 @@ def save(path, network, config, meta, state, optimizers=(), scaler=None):
         checkpoint["scaler"] = scaler.state_dict()
     buffer = io.BytesIO()  # torch.save would hide the error of a full disk
     torch.save(checkpoint, buffer)
-    with replacing(path) as file:
+    with replacing(Path(config.out_dir) / name) as file:
         file.write(buffer.getbuffer())
 
 

@@ -21,25 +21,25 @@ def replacing(path):
     A reader finds the old file or the new one, never a part of one: the data is on the disk before
     the name changes, and after an error the old file is as it was.
     """
-    target = Path(os.path.realpath(path))  # a link stays, and the file that it leads to is replaced
+    special = os.path.exists(path) and not os.path.isfile(path)  # /dev/stdout, say
+    # A link stays, and the file that it leads to is replaced.
+    target = Path(path if special else os.path.realpath(path))
     # In the same folder: a rename is atomic only within one file system.
-    temporary = target.parent / f"{TEMPORARY}{os.getpid()}"
+    temporary = target if special else target.parent / f"{TEMPORARY}{os.getpid()}"
     try:
-        if target.exists() and not target.is_file():  # /dev/stdout, say
-            temporary = target
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            if temporary != target:
+            if not special:
                 os.fsync(file.fileno())
-        if temporary != target:
+        if not special:
             os.replace(temporary, target)
             sync_folder(target.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if temporary != target:
-            temporary.unlink(missing_ok=True)
+        if not special and temporary.exists():
+            temporary.unlink()
 
 
 def sync_folder(path):

@@ -49,6 +49,12 @@ def pick_dtype(name, device):
     return torch.float32
 
 
+def tokens_at_once(device):
+    """How many tokens to evaluate in one forward pass: on a CPU, its activations should fit the
+    cache; with so few, a GPU would wait for Python to start the next kernel."""
+    return 32768 if device.type == "cuda" else 4096
+
+
 @contextlib.contextmanager
 def errors_explained():
     """Report PyTorch's errors about memory, and about processes that ended, in one line."""
@@ -136,9 +142,9 @@ def unwrap_optimizers():
 
 
 def compiled(network, windows):
-    """A network through torch.compile on CUDA; as it is on a CPU, where nothing is gained, and where
-    compiling fails, for lack of Triton or of a C compiler. The first call compiles, so it is made
-    here, on windows (B, T + 1)."""
+    """A network through torch.compile on CUDA; as it is on a CPU, where that gains nothing, or if it
+    fails, for lack of Triton or of a C compiler. The first call compiles, so it is made here, on
+    windows (B, T + 1)."""
     if not windows.is_cuda:
         return network
     result = torch.compile(network)

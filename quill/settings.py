@@ -76,7 +76,7 @@ def read_recipe(cls, path, ignored):
     """(the settings of a recipe file as a dict, the names in it that are ignored)."""
     known = {field.name: field for field in fields(cls)}
     try:
-        tree = ast.parse(Path(path).read_bytes())
+        tree = ast.parse(Path(path).read_bytes(), path)
     except OSError as error:
         raise UsageError(f"cannot read the recipe {path}: {error.strerror or error}") from error
     except SyntaxError as error:

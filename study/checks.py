@@ -1,6 +1,6 @@
 """Checks before a run: what it costs, whether it can learn, and which learning rate it needs.
 
-They take a recipe and settings as train.py does, and leave no checkpoint.
+They take a recipe and settings as train.py does, and save no checkpoint.
 """
 
 import math
@@ -29,7 +29,7 @@ def set_up(arguments, study):
     program, ignored = f"-m study {study}", train.NANOGPTS
     given = read_settings(train.Config, arguments, program, recipe=True, ignored=ignored)
     given.setdefault("out_dir", f"out/{Path(given.pop('recipe', 'run')).stem}")
-    given["overwrite"] = True  # a run in out_dir is no obstacle: a study saves no checkpoint
+    given["overwrite"] = True  # nothing is: this only lets a study be about a run that exists
     saved, resume = starting_point(train.Config(**given))
     config = train.Config(**{**inherited(saved, given, resume), **given})
 
@@ -51,7 +51,7 @@ def set_up(arguments, study):
 
 
 def dry_run(arguments):
-    """Print what a run costs: parameters, operations, time."""
+    """Print where the parameters are, and what a step and the whole run take."""
     config, network, optimizers, scaler, splits = set_up(arguments, "dry_run")
     counts = parameters_by_part(network)
     total = sum(counts.values())
@@ -60,10 +60,8 @@ def dry_run(arguments):
     tied = ", of which lm_head uses token_embedding's" if isinstance(network, GPT) else ""
     print(f"{'parameters':<28}{total:>12,}{tied}")
 
-    forward, seconds = network, []
-    if config.compile:
-        windows = train.get_batch(splits["train"], config, step=0)
-        forward = hardware.compiled(network, windows[: config.batch_size])
+    windows, seconds = train.get_batch(splits["train"], config, step=0), []
+    forward = hardware.compiled(network, windows) if config.compile else network
     while len(seconds) < 5 or (sum(seconds) < 2 and len(seconds) < 50):
         start = time.perf_counter()
         windows = train.get_batch(splits["train"], config, step=len(seconds))
@@ -113,14 +111,15 @@ def flops_per_token(network):
 # --- overfit_batch: can it learn at all? ------------------------------------------------------
 
 OVERFIT_STEPS = 300
-MEMORIZED = 0.1  # nats: on average, the right character has a probability of 90 %
+MEMORIZED = 0.1  # nats: the right character has a probability of 90 %, as a geometric mean
 # A network that never looks at its input can still learn how frequent each character is. On Tiny
-# Shakespeare, this takes a fifth off the loss (4.17 to 3.3); a table of pairs takes off almost half.
+# Shakespeare, that takes a fifth off the loss (4.17 to 3.3). A table of pairs takes off almost a
+# half on one batch, and can do no better.
 LEARNED = 2 / 3  # of the first loss
 
 
 def overfit_batch(arguments):
-    """Check that the network can memorize a single batch."""
+    """Train on a single batch again and again: a network that works memorizes it."""
     config, network, optimizers, scaler, splits = set_up(arguments, "overfit_batch")
     windows = train.get_batch(splits["train"], config, step=0)
     train.set_lr(optimizers, 1.0)
@@ -133,7 +132,7 @@ def overfit_batch(arguments):
         if losses[-1] < MEMORIZED:
             break
     change = f"from {losses[0]:.4f} to {losses[-1]:.4f} in {step} steps on a single batch"
-    if not losses[-1] < LEARNED * losses[0]:  # this way round, nan is an error too
+    if not losses[-1] < LEARNED * losses[0]:  # nan is not below anything
         raise UserError(
             f"the loss went {change}, which is not enough: try another learning_rate (find_lr "
             "proposes one) or a larger network; otherwise, look for a bug"
@@ -149,7 +148,7 @@ SMOOTHING = 0.9  # batches differ, so the loss is averaged over about ten of the
 
 
 def find_lr(arguments):
-    """Plot the loss while the learning rate rises, and propose a learning rate.
+    """Raise the learning rate exponentially until the loss blows up, and propose a rate.
 
     Source: Smith 2015, https://arxiv.org/abs/1506.01186.
     """
@@ -160,7 +159,7 @@ def find_lr(arguments):
         windows = train.get_batch(splits["train"], config, step)
         loss = train.train_step(network, optimizers, scaler, windows, config).item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        smooth = average / (1 - SMOOTHING ** (step + 1))  # the average started at 0
+        smooth = average / (1 - SMOOTHING ** (step + 1))  # since the average started at 0
         if not smooth < min(losses, default=math.inf) + 1:  # it has blown up, perhaps to nan
             break
         rates.append(rate)
@@ -170,6 +169,8 @@ def find_lr(arguments):
     lowest = rates[losses.index(min(losses))]
     proposal = lowest / 3  # a whole run needs a lower rate than a single step
     show(f"the loss is lowest at a rate of {lowest:.1e}")
-    show(f"proposal: --learning_rate={proposal:.1e}, --min_lr={proposal / 10:.1e}")
+    muon = proposal / config.learning_rate * config.muon_learning_rate
+    also = f" --muon_learning_rate={muon:.1e}" if config.optimizer == "muon" else ""
+    show(f"proposal: --learning_rate={proposal:.1e} --min_lr={proposal / 10:.1e}{also}")
     if matplotlib_installed():
         save(rates_figure(rates, losses, proposal), Path(config.out_dir) / "find_lr.png")

@@ -66,13 +66,15 @@ def print_forward_pass(network, ids, vocab):
     for title, heads in (("queries", q), ("keys", k), ("values", v)):
         print_rows(title, names, *heads)
     print_rows(f"scores: query . key / sqrt({head_size})", names, *scores)
-    products = sum_of_products(q[0, -1], k[0, 0])
+    products = " + ".join(f"{a:.2f} * {b:.2f}" for a, b in zip(q[0, -1], k[0, 0], strict=True))
     print(f"{first} ({products}) / sqrt({head_size}) = {scores[0, -1, 0]:.2f}")
     print_rows("weights: softmax of the scores, without those of the future", names, *weights)
     powers = [f"e^{score:.2f}" for score in scores[0, -1]]
     print(f"{first} {powers[0]} / ({' + '.join(powers)}) = {weights[0, -1, 0]:.2f}")
     print_rows("means of the values, with these weights", names, *means)
-    print(f"{first} {sum_of_products(weights[0, -1], v[0, :, 0])} = {means[0, -1, 0]:.2f}")
+    pairs = zip(weights[0, -1], v[0, :, 0], strict=True)
+    products = " + ".join(f"{weight:.2f} * {value:.2f}" for weight, value in pairs)
+    print(f"{first} {products} = {means[0, -1, 0]:.2f}")
     print_rows("both heads, projected", names, outputs["blocks.0.attention"])
     print_rows("x: plus that, plus the output of feed-forward", names, outputs["blocks.0"])
     print_rows(f"logits of {', '.join(map(repr, vocab))}", names, outputs["lm_head"])
@@ -82,11 +84,6 @@ def print_forward_pass(network, ids, vocab):
         p = row[target].item()
         print(f"after {name!r} comes {vocab[target]!r}: -ln {p:.3f} = {-math.log(p):.3f}")
     print(f"the loss, their mean: {network(idx, targets)[1]:.3f}")
-
-
-def sum_of_products(left, right):
-    """Two vectors (n,) as 'a1 * b1 + a2 * b2 + ...'."""
-    return " + ".join(f"{a:.2f} * {b:.2f}" for a, b in zip(left, right, strict=True))
 
 
 def print_backward_pass():

@@ -1,7 +1,4 @@
-"""Plots of what a network has learned, and of the losses of several runs.
-
-Each plot is a PNG in the run's folder; that of several runs is in the current one.
-"""
+"""Plots of what a network has learned, and of the losses of several runs."""
 
 import itertools
 import math
@@ -25,7 +22,7 @@ MOST_CHARACTERS = 40  # in a plot of attention: more would be too small to read
 MOST_LISTED = 70  # characters in the list beside the embeddings: more would not fit
 MOST_LIKELY = 10  # characters in a plot of temperatures
 CUTS = [{"top_k": 3}, {"top_p": 0.9}]  # shown beside the temperatures
-MARKERS = ["o", "^", "s", "x", "D", "v", "P", "*"]  # for readers who cannot see the colors
+MARKERS = ["o", "^", "s", "x", "D", "v", "P", "*"]  # of runs, in case the colors are not seen
 DASHES = ["-", "--", "-.", ":"] * 2
 
 
@@ -36,36 +33,15 @@ class PlotOptions:
     output: str = ""  # the PNG; empty: the plot's name, in the run's folder
 
 
-@dataclass(frozen=True)
-class AttentionOptions(PlotOptions):
-    start: str = "ROMEO:"  # the text in which the heads look around, or FILE:path
-    all: bool = False  # every head of every layer, instead of two
-
-
-@dataclass(frozen=True)
-class TemperatureOptions(PlotOptions):
-    start: str = "To be, or not to b"  # the text whose next character is drawn, or FILE:path
-    temperature: tuple[float, ...] = (0.5, 1.0, 1.5)  # a panel for each
-
-    def __post_init__(self):
-        if not all(0 <= value < math.inf for value in self.temperature):
-            raise ValueError("temperature must be 0 or above")
-
-
-@dataclass(frozen=True)
-class RunsOptions:
-    output: str = "runs.png"  # the PNG
-
-
 def prepare(options_class, arguments, study):
-    """(the options, the path of the PNG, the network of the run's checkpoint, its tokenizer)."""
+    """(the options, the path of the PNG, the network of the checkpoint, its tokenizer)."""
     options = options_class(**read_settings(options_class, arguments, f"-m study {study}"))
     checkpoint = find_checkpoint(options.out_dir, options.checkpoint)
     return options, options.output or checkpoint.parent / f"{study}.png", *load(checkpoint)
 
 
 def save(figure, path):
-    """Write a figure as a PNG, and print where it is."""
+    """Write a figure as a PNG, and print where."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=100)
@@ -78,23 +54,32 @@ def visible(character):
     return symbols.get(character, character if character.isprintable() else ascii(character)[1:-1])
 
 
+# --- attention: where does each character look? -----------------------------------------------
+
+
+@dataclass(frozen=True)
+class AttentionOptions(PlotOptions):
+    start: str = "ROMEO:"  # the text in which the heads look around, or FILE:path
+    all: bool = False  # every head of every layer, instead of two
+
+
 def attention(arguments):
-    """Plot where two heads look, or all of them."""
+    """Plot the attention weights of two heads, or of all."""
     options, path, network, tokenizer = prepare(AttentionOptions, arguments, "attention")
     if not isinstance(network, GPT):
         raise UserError(f"a {type(network).__name__} has no attention weights: only a GPT has")
     text, idx = read_prompt(options.start, tokenizer)
     most = min(MOST_CHARACTERS, network.config.block_size)
     if len(text) > most:
-        raise UserError(f"--start has {len(text)} characters, but {most} is the most")
+        raise UsageError(f"--start has {len(text)} characters, and {most} is the most")
     weights = attention_weights(network, idx)
     heads = list(np.ndindex(*weights.shape[:2])) if options.all else telling_heads(weights)
     save(attention_figure(weights, text, heads), path)
 
 
 def telling_heads(weights):
-    """Two heads as (layer, head), from 0: of all last rows, the one with the largest weight on the
-    character before, and the one that looks furthest back on average."""
+    """Two heads as (layer, head), from 0: the one whose last character looks most at the character
+    before it, and the one whose last character looks furthest back on average."""
     n_layer, n_head, T, _ = weights.shape
     last = weights[:, :, -1]  # (n_layer, n_head, T)
     distances = torch.arange(T - 1, -1, -1.0)  # (T,), in characters
@@ -108,16 +93,17 @@ def attention_figure(weights, text, heads):
     from matplotlib.colors import PowerNorm
 
     T, columns = len(text), min(len(heads), weights.shape[1])
-    rows, side = len(heads) // columns, max(8 / columns, 0.15 * len(text)) + 0.5  # inches
-    title = "Attention weights: where each character looks"
-    figure = new_figure(columns * side + 1, rows * side + 1, title)
+    rows = len(heads) // columns
+    inches = max(8 / columns, 0.15 * T) + 0.5  # of a heat map: its cells are as high as a label
+    size = columns * inches + 1, rows * inches + 1
+    figure = new_figure(*size, "Attention weights: where each character looks")
     panels = figure.subplots(rows, columns, squeeze=False)
     shade = PowerNorm(0.5, 0, 1)  # the square root, so that small weights are visible
     labels = [visible(character) for character in text]
     for axes, (layer, head) in zip(panels.flat, heads, strict=True):
         image = axes.imshow(weights[layer, head].numpy(), cmap="Greys", norm=shade)
         most = labels[int(weights[layer, head, -1].argmax())]
-        axes.set_title(f"layer {layer + 1}, head {head + 1}:\n{labels[-1]} looks most at {most}")
+        axes.set_title(f"layer {layer + 1}, head {head + 1}:\nthe last looks most at {most}")
         axes.axhspan(T - 1.5, T - 0.5, fill=False, edgecolor=COLORS[1], linewidth=2.5)
         axes.set(xticks=range(T), yticks=range(T), xticklabels=labels, yticklabels=labels)
         axes.tick_params(length=0, pad=2, labelsize=10)
@@ -127,10 +113,13 @@ def attention_figure(weights, text, heads):
     return figure
 
 
+# --- embeddings: which characters are alike? --------------------------------------------------
+
+
 def embeddings(arguments):
-    """Plot the characters, near those that the network treats alike."""
+    """Plot the embeddings of the characters, in the plane in which they differ most."""
     _, path, network, tokenizer = prepare(PlotOptions, arguments, "embeddings")
-    vectors = next(network.parameters()).detach().numpy()  # (V, C); a bigram's table is (V, V)
+    vectors = next(network.parameters()).detach().numpy()  # (V, C); a bigram's table: (V, V)
     save(embeddings_figure(vectors, tokenizer.vocab), path)
 
 
@@ -145,7 +134,7 @@ def embeddings_figure(vectors, vocab):
     labels = [visible(character) for character in vocab]
     for kind, color in zip(KINDS, COLORS, strict=False):
         members = [i for i, character in enumerate(vocab) if kind_of(character) == kind]
-        axes.scatter(*places[members].T, color=color, s=0, label=kind)  # text sets no limits
+        axes.scatter(*places[members].T, color=color, s=0, label=kind)  # a text sets no limits
         for i in members:
             axes.text(*places[i], labels[i], color=color, size=14, ha="center", va="center")
     axes.set_aspect("equal", adjustable="datalim")  # so that what looks near is near
@@ -156,9 +145,9 @@ def embeddings_figure(vectors, vocab):
     similar = vectors @ vectors.T - 3 * np.eye(len(vocab))  # (V, V): cosines; itself comes last
     nearest = np.argsort(-similar, axis=1)[:MOST_LISTED, :4]
     lines = [f"{labels[i]}  {' '.join(labels[j] for j in row)}" for i, row in enumerate(nearest)]
-    for i in range(2):  # two columns
-        part = "\n".join(lines[i::2])
-        beside.text(i / 2, 1, part, size=10, family="monospace", va="top")
+    half = math.ceil(len(lines) / 2)
+    for x, part in ((0, lines[:half]), (0.5, lines[half:])):
+        beside.text(x, 1, "\n".join(part), size=10, family="monospace", va="top")
     beside.set_title("each character and\nthe nearest four")
     beside.set_axis_off()
     return figure
@@ -175,23 +164,36 @@ def spread(positions, room):
     return positions
 
 
+# --- temperature: what is the next character drawn from? --------------------------------------
+
+
+@dataclass(frozen=True)
+class TemperatureOptions(PlotOptions):
+    start: str = "To be, or not to b"  # the text before the character, or FILE:path
+    temperature: tuple[float, ...] = (0.5, 1.0, 1.5)  # a panel for each
+
+    def __post_init__(self):
+        if not all(0 <= value < math.inf for value in self.temperature):
+            raise ValueError("temperature must be 0 or above")
+
+
 def temperature(arguments):
-    """Plot what the next character is drawn from, at several temperatures."""
+    """Plot the probabilities of the next character at some temperatures, with top-k and top-p."""
     options, path, network, tokenizer = prepare(TemperatureOptions, arguments, "temperature")
     text, idx = read_prompt(options.start, tokenizer)
     with torch.no_grad():
         logits, _ = network(idx[:, -network.config.block_size :])  # (1, T) -> (1, T, V)
-    panels = [{"temperature": value} for value in options.temperature] + CUTS
-    save(temperature_figure(logits[:, -1], tokenizer.vocab, text, panels), path)
+    settings = [{"temperature": value} for value in options.temperature] + CUTS
+    save(temperature_figure(logits[:, -1], tokenizer.vocab, text, settings), path)
 
 
 def temperature_figure(logits, vocab, text, settings):
-    """The probabilities of the next character, a panel for each of `settings`: dicts of keyword
-    arguments of next_probabilities(). logits: (1, V)."""
+    """The probabilities of the next character, with a panel for each of `settings`: dicts of
+    keyword arguments of next_probabilities(). logits: (1, V)."""
     order = logits[0].topk(min(MOST_LIKELY, len(vocab))).indices  # (<= MOST_LIKELY,)
     labels = [*(visible(vocab[i]) for i in order), "all others"]
-    width, title = max(5, 2 * len(settings)), f"The next character after {text[-50:]!r}"
-    figure = new_figure(width, 4.5, title)
+    width = max(5, 2 * len(settings))
+    figure = new_figure(width, 4.5, f"The next character after {text[-50:]!r}")
     panels = figure.subplots(1, len(settings), sharex=True, sharey=True, squeeze=False)[0]
     for axes, setting in zip(panels, settings, strict=True):
         probabilities = next_probabilities(logits, **setting)[0]  # (V,)
@@ -203,15 +205,23 @@ def temperature_figure(logits, vocab, text, settings):
         [(name, value)] = setting.items()
         bits = torch.special.entr(probabilities).sum().item() / math.log(2)
         axes.set_title(f"{name} {value:g}\n{bits:.2f} bits")
-        axes.set_xlim(0, 1.3)
+        axes.set_xlim(0, 1.3)  # room for the percentages
     panels[0].set_yticks(range(len(labels)), labels)
     panels[0].invert_yaxis()
     figure.supxlabel("probability", fontsize=12)
     return figure
 
 
+# --- losses: of several runs, and of several learning rates -----------------------------------
+
+
+@dataclass(frozen=True)
+class RunsOptions:
+    output: str = "runs.png"  # the PNG
+
+
 def runs(arguments):
-    """Plot the losses of several runs, to compare them."""
+    """Plot the losses of the runs whose folders come first among the arguments."""
     folders = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
     options = RunsOptions(**read_settings(RunsOptions, arguments[len(folders) :], "-m study runs"))
     if not 1 <= len(folders) <= len(COLORS):

@@ -35,6 +35,7 @@ TINY = [
     "--eval_iters=2",
 ]
 
+
 def prepare_small():
     """Make small.txt, 12,000 characters of the bundled text, and data/small in this folder."""
     import prepare_shakespeare
@@ -115,16 +116,34 @@ def log_rows(folder):
         return list(csv.DictReader(file))
 
 
-def stop_at(monkeypatch, step, number=signal.SIGINT):
-    """Send this process a signal while it draws the batch of that step."""
+def outcome(folder):
+    """What a run has come to, in values that can be compared: all that its checkpoints hold, with
+    tensors as bytes, and its log; but no seconds, and not the name of the folder."""
+    from quill.checkpoint import read_checkpoint
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if k not in ("seconds", "out_dir")}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+    saved = [plain(read_checkpoint(Path(folder) / name)) for name in ("last.pt", "ckpt.pt")]
+    for checkpoint in saved:
+        checkpoint["state"]["log"] = [row[:2] + row[3:] for row in checkpoint["state"]["log"]]
+    return [*saved, plain(log_rows(folder))]
+
+
+def stop_at(monkeypatch, last, number=signal.SIGINT):
+    """Send this process a signal while it draws the batch of step `last`."""
     import train
 
     draw = train.get_batch
 
-    def draw_and_signal(tokens, config, now):
-        if now == step:
+    def draw_and_signal(tokens, config, step):
+        if step == last:
             os.kill(os.getpid(), number)
-        return draw(tokens, config, now)
+        return draw(tokens, config, step)
 
     monkeypatch.setattr(train, "get_batch", draw_and_signal)
 

@@ -1,0 +1,130 @@
+"""quill/files.py: a file is replaced whole or not at all, and a folder has one writer."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from quill.files import locked, reading, replacing
+from quill.terminal import UserError
+
+OLD = {"file": b"old"}
+old_and_new = pytest.mark.parametrize("name", ["file", "new"])
+posix = pytest.mark.skipif(os.name != "posix", reason="POSIX only")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_bytes(b"old")
+
+
+def contents():
+    return {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+
+
+def start(code):
+    """A program that has quill/files.py."""
+    code = f"import resource, time\nfrom quill.files import *\n{code}"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
+
+
+# --- Replacing a file -------------------------------------------------------------------------
+
+
+@old_and_new
+def test_reader_finds_the_old_file_until_the_new_one_is_whole(name):
+    with replacing(name) as file:
+        file.write(b"whole")
+        file.flush()
+        assert contents().get(name) == OLD.get(name)
+    assert contents() == {**OLD, name: b"whole"}
+
+
+@old_and_new
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
+def test_error_in_the_block_leaves_the_old_file(name, error):
+    with pytest.raises(error), replacing(name) as file:
+        file.write(b"half")
+        raise error
+    assert contents() == OLD
+
+
+@posix
+@old_and_new
+def test_full_disk_is_reported_in_one_line_and_leaves_the_old_file(name):
+    program = start(f"""
+from quill.terminal import run_main
+def main(_):
+    with replacing({name!r}) as file: file.write(bytes(100_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+run_main(main)""")
+    line = program.communicate(timeout=60)[1].decode()
+    assert line.startswith("error: ") and f" {name}: " in line and line.count("\n") == 1
+    assert (program.returncode, contents()) == (1, OLD)
+
+
+@pytest.mark.parametrize("path", [".", "missing/file", "file/file"])
+def test_path_that_cannot_be_a_file_is_reported(path):
+    with pytest.raises(UserError, match=f" {path}: "), replacing(path) as file:
+        file.write(b"whole")
+    assert contents() == OLD
+
+
+@posix
+def test_link_stays_and_its_target_is_replaced_with_the_usual_permissions():
+    Path("link").symlink_to("file")
+    earlier = os.umask(0o027)
+    with replacing("link") as file:
+        file.write(b"whole")
+    os.umask(earlier)
+    assert Path("link").is_symlink() and Path("file").read_bytes() == b"whole"
+    assert stat.S_IMODE(Path("file").stat().st_mode) == 0o640
+
+
+@posix
+def test_pipe_and_device_are_written_to():
+    program = start("with replacing('/dev/stdout') as file: file.write(b'whole')")
+    assert program.communicate(timeout=60) == (b"whole", b"")
+    with replacing(os.devnull) as file:
+        file.write(b"whole")
+    assert Path(os.devnull).is_char_device()
+
+
+# --- Locking a folder -------------------------------------------------------------------------
+
+
+@posix
+def test_second_process_is_kept_out_and_a_killed_one_leaves_no_traces():
+    writer = start("""
+with locked(Path()), replacing('file') as file:
+    print('half', file=open(file.name, 'w'), flush=True)
+    print('ready', flush=True)
+    time.sleep(60)""")
+    assert writer.stdout.readline() == b"ready\n"
+    with pytest.raises(UserError), locked(Path()):
+        pass
+    writer.kill()
+    writer.communicate()
+    assert b"half\n" in contents().values()
+    with locked(Path()):
+        assert contents() == {**OLD, ".lock": b""}
+
+
+def test_folder_is_made_or_reported():
+    with locked(Path("new/run")):
+        assert Path("new/run").is_dir()
+    with pytest.raises(UserError, match="file"), locked(Path("file")):
+        pass
+
+
+@pytest.mark.parametrize("read", [lambda: Path("missing").read_bytes(), lambda: {}["vocab"]])
+def test_failure_in_reading_is_reported_with_the_file_and_what_makes_it(read):
+    with pytest.raises(UserError, match="my file.* a program"), reading("my file", "a program"):
+        read()

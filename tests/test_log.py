@@ -1,0 +1,59 @@
+"""quill/log.py: log.csv gives back what was written, and loss.png is a picture."""
+
+import csv
+import sys
+
+import pytest
+
+from quill.log import COLUMNS, matplotlib_installed, plot_loss, read_log, write_log
+from quill.terminal import UserError
+
+ROWS = [
+    [0, 0, 0.0, 1e-3, 4.1743872, 4.17],
+    [250, 192000, 6.25, 1 / 3 * 1e-3, 1.9, 2.0000000000000004],
+    [500, 384000, 12.5, 1e-4, 1.5, 1.75],
+]
+
+
+def test_a_log_is_read_as_it_was_written(tmp_path):
+    write_log(tmp_path / "log.csv", ROWS)
+    columns = read_log(tmp_path)
+    assert list(columns) == COLUMNS
+    assert [list(row) for row in zip(*columns.values(), strict=True)] == ROWS
+
+
+def test_log_csv_is_plain_csv_with_a_header(tmp_path):
+    write_log(tmp_path / "log.csv", ROWS)
+    assert b"\r" not in (tmp_path / "log.csv").read_bytes()
+    with open(tmp_path / "log.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == COLUMNS
+    assert [[float(cell) for cell in row] for row in rows] == ROWS
+
+
+WHOLE = ",".join(COLUMNS) + "\n0,0,0.0,0.001,4.17,4.18\n"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [None, "", "step\n", WHOLE[:30], WHOLE[:-4] + "x", WHOLE.replace(",0.0,", ","), "\x00\xff"],
+)
+def test_a_log_that_is_missing_or_damaged_is_one_line_with_its_path(tmp_path, damaged):
+    if damaged is not None:
+        (tmp_path / "log.csv").write_text(damaged, encoding="latin-1")
+    with pytest.raises(UserError) as caught:
+        read_log(tmp_path)
+    assert str(tmp_path / "log.csv") in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_plot_is_a_png(tmp_path, count):
+    plot_loss(tmp_path / "loss.png", ROWS[:count])
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_without_matplotlib_there_is_no_plot_and_no_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    plot_loss(tmp_path / "loss.png", ROWS)
+    assert not (tmp_path / "loss.png").exists()

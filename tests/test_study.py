@@ -1,0 +1,449 @@
+"""study/: the studies' numbers are right, the plots show them, and nothing else is written."""
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY, random_ids, small_network
+from torch.utils.flop_counter import FlopCounterMode
+
+import train
+from ancestors import NGrams
+from model import next_probabilities
+from quill.checkpoint import load
+from quill.log import COLORS, matplotlib_installed, read_log
+from quill.terminal import UsageError, UserError
+from study import checks, counting, plots
+from study.__main__ import STUDIES, main
+from study.characters import KINDS, kind_of, principal_components
+from study.inside import attention_weights
+
+needs_matplotlib = pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
+NETWORKS = {
+    "bigram": ["--network=bigram"],
+    "mlp": ["--network=mlp", "--n_hidden=24"],
+    "gpt": ["--position=rotary"],
+}
+
+
+def contents(folder="."):
+    """{every file below a folder: a hash of what is in it}."""
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """A list of the figures that are saved from now on; they are not written."""
+    saved = []
+    for module in (plots, checks):
+        monkeypatch.setattr(module, "save", lambda figure, path: saved.append(figure))
+    return saved
+
+
+# --- The program ------------------------------------------------------------------------------
+
+
+def test_without_a_name_all_studies_are_listed(capsys):
+    main([])
+    out = capsys.readouterr().out
+    assert all(f" {name} " in out for name in STUDIES)
+
+
+def run_program(*arguments, **environment):
+    program = [sys.executable, "-m", "study", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(program, capture_output=True, text=True, env=environment)
+
+
+def test_unknown_study_is_one_line_with_the_nearest_name_and_status_2(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = run_program("dryrun")
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+    assert "'dryrun'" in ended.stderr and "'dry_run'" in ended.stderr
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_unknown_option_of_any_study_is_a_usage_error(here, name):
+    arguments = ["out/run"] if name == "runs" else []
+    with pytest.raises(UsageError, match="--colour"):
+        main([name, *arguments, "--colour=red"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dry_run", "no_recipe.py"], "no_recipe.py"),
+        (["dry_run", "--n_layers=2"], "--n_layer'"),
+        (["find_lr", "--batch_size=0"], "batch_size"),
+        (["temperature", "--temperature", "1", "x"], "temperature"),
+        (["temperature", "--temperature=-1"], "temperature"),
+        (["attention", "--start=" + "a" * 17], "17 characters"),
+        (["runs"], "out/a out/b"),
+        (["runs", *"123456789"], "1 to 8"),
+    ],
+)
+def test_wrong_command_line_is_a_usage_error(here, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dry_run", "--dataset=missing"], "missing"),
+        (["ngrams", "--dataset=missing"], "missing"),
+        (["embeddings", "--out_dir=missing"], "missing/ckpt.pt"),
+        (["attention", "--start=\u00ef"], "'\u00ef'"),
+        (["attention", "--start=FILE:missing"], "missing"),
+        (["runs", "missing"], "missing/log.csv"),
+    ],
+)
+def test_what_cannot_be_read_is_reported(here, arguments, message):
+    with pytest.raises(UserError, match=message):
+        main(arguments)
+
+
+def test_studies_are_for_one_process():
+    ended = run_program("example", WORLD_SIZE="2", RANK="0")
+    assert ended.returncode == 2 and "one process" in ended.stderr
+
+
+@needs_matplotlib
+def test_without_matplotlib_a_plot_says_what_to_install(here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match="pip install matplotlib"):
+        main(["embeddings"])
+
+
+# --- Checks before a run ----------------------------------------------------------------------
+
+
+def test_checks_change_nothing_but_the_plot_of_find_lr(workspace, monkeypatch, capsys):
+    monkeypatch.setattr(checks, "RATE_STEPS", 20)
+    main(["dry_run", *TINY])
+    assert not Path("out").exists()
+    train.main(TINY)
+    before = contents()
+    for study in ("dry_run", "overfit_batch", "find_lr"):
+        main([study, *TINY, "--learning_rate=1e-2"])
+    after = contents()
+    assert (after.pop("out/run/find_lr.png", None) is not None) == matplotlib_installed()
+    assert after == before
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_dry_run_counts_the_parameters_and_the_evaluations(workspace, kind, capsys):
+    main(["dry_run", *TINY, *NETWORKS[kind]])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    end = next(i for i, row in enumerate(rows) if row[0] == "parameters")
+    _, network, _, _, _ = checks.set_up([*TINY, *NETWORKS[kind]], "dry_run")
+    total = sum(parameter.numel() for parameter in network.parameters())
+    assert int(rows[end][1].replace(",", "").rstrip(",")) == total
+    counts = [int(row[-2].replace(",", "")) for row in rows[:end]]
+    assert sum(counts) == total
+    percents = [float(row[-1].rstrip("%")) for row in rows[:end]]
+    assert percents == pytest.approx([100 * count / total for count in counts], abs=0.06)
+    assert "(9 steps, 4 evaluations)" in " ".join(rows[-1])  # at steps 0, 3, 6 and 9
+
+
+def test_flops_equal_what_pytorch_counts():
+    network = small_network(n_layer=3, block_size=8)
+    ids = random_ids(network, rows=2, length=9)
+    with FlopCounterMode(display=False) as counter:
+        network(ids[:, :-1], ids[:, 1:])[1].backward()
+    assert checks.flops_per_token(network) * 16 == counter.get_total_flops()
+    assert checks.flops_per_token(small_network(network="bigram")) == 0
+
+
+def test_checks_of_a_fine_tuning_take_the_checkpoints_network(here):
+    from_here = ["--init_from=out/run/ckpt.pt", "--out_dir=out/new", "--dataset=small"]
+    saved, _ = load("out/run/ckpt.pt")
+    try:
+        _, network, _, _, _ = checks.set_up(from_here, "dry_run")
+    except UserError:
+        pytest.skip("this folder has no dataset")
+    for one, other in zip(network.parameters(), saved.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+RATES = {"bigram": "0.1", "mlp": "3e-2", "gpt": "1e-2"}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_network_learns_one_batch_unless_its_input_is_noise(workspace, kind, monkeypatch):
+    large = ["--batch_size=32", "--n_embd=32", f"--learning_rate={RATES[kind]}"]
+    arguments = ["overfit_batch", *TINY, *NETWORKS[kind], *large]
+    main(arguments)
+    train_step = train.train_step
+
+    def step_with_noise(network, optimizers, scaler, windows, config):
+        windows[:, :-1] = torch.randint(50, windows[:, 1:].shape)
+        return train_step(network, optimizers, scaler, windows, config)
+
+    monkeypatch.setattr(train, "train_step", step_with_noise)
+    with pytest.raises(UserError, match="not enough"):
+        main(arguments)
+
+
+def test_rate_too_low_to_learn_is_an_error(workspace):
+    with pytest.raises(UserError, match="not enough"):
+        main(["overfit_batch", *TINY, "--learning_rate=1e-7"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_find_lr_proposes_a_third_of_the_rate_with_the_lowest_loss(
+    workspace, optimizer, monkeypatch, figures, capsys
+):
+    """The loss of each step is replaced by a curve with its lowest point at a rate of 0.01."""
+
+    def step(network, optimizers, scaler, windows, config):
+        rate = optimizers[0].param_groups[0]["lr"]
+        return torch.tensor(4 - 2 * math.exp(-((math.log10(rate) + 2) ** 2)))
+
+    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(checks, "SMOOTHING", 0.0)
+    peaks = ["--learning_rate=1e-3", "--muon_learning_rate=2e-3"]
+    main(["find_lr", *TINY, *peaks, f"--optimizer={optimizer}"])
+    proposal = capsys.readouterr().out.split("proposal:")[1].split()
+    proposed = {name: float(rate) for name, rate in (word.split("=") for word in proposal)}
+    assert proposed["--learning_rate"] == pytest.approx(0.01 / 3, rel=0.03)
+    assert ("--muon_learning_rate" in proposed) == (optimizer == "muon")
+    if optimizer == "muon":  # as many times its peak as AdamW's
+        assert proposed["--muon_learning_rate"] == pytest.approx(0.02 / 3, rel=0.03)
+
+
+@needs_matplotlib
+def test_rates_figure_marks_the_lowest_loss_and_the_proposal():
+    figure = plots.rates_figure([1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.5, 2.0, 4.0], 0.004)
+    curve, lowest, proposal = figure.axes[0].get_lines()
+    assert list(curve.get_ydata()) == [3.0, 2.5, 2.0, 4.0]
+    assert (*lowest.get_xdata(), *lowest.get_ydata()) == (0.01, 2.0)
+    assert list(proposal.get_xdata()) == [0.004, 0.004]
+
+
+# --- Counting, and the example ----------------------------------------------------------------
+
+
+def test_ngrams_prints_the_losses_of_counting_on_the_validation_split(workspace, capsys):
+    main(["ngrams", "--dataset=small"])
+    table, sample = capsys.readouterr().out.split("\n\n", maxsplit=1)
+    rows = [row.split() for row in table.splitlines()[1:]]
+    text = Path("data/small/input.txt").read_text()
+    seen, new = text[: len(text) * 9 // 10], text[len(text) * 9 // 10 :]
+    model = NGrams(seen, counting.LONGEST, len(set(text)))
+    for n, row in enumerate(rows, start=1):
+        assert (row[0], row[4]) == (str(n), f"{model.loss(new, n):.3f}")
+    pairs, new_pairs = list(pairwise(seen)), list(pairwise(new))
+    once = sum(pairs.count(pair) == 1 for pair in set(pairs)) / len(set(pairs))
+    unknown = sum(pair not in set(pairs) for pair in new_pairs) / len(new_pairs)
+    assert rows[1][1:4] == [str(len(set(pairs))), f"{once:.0%}", f"{unknown:.1%}"]
+    best = min(rows, key=lambda row: float(row[4]))[0]
+    assert f"n = {best}:" in sample
+    assert len(sample.split(":", 1)[1]) == counting.SAMPLE_LENGTH + 2  # a newline before and after
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_each_number_of_the_example_follows_from_those_before(seed, capsys):
+    main(["example", f"--seed={seed}"])
+    out = capsys.readouterr().out
+
+    def table(title):
+        rows = out.split(f"\n{title}")[1].split("\n\n")[0].splitlines()[1:4]
+        return np.array([[float(x) for x in row[7:].replace("|", " ").split()] for row in rows])
+
+    titles = ("queries", "keys", "values", "scores", "weights", "means")
+    q, k, v, scores, weights, means = map(table, titles)
+    for head in range(2):
+        two, three = slice(2 * head, 2 * head + 2), slice(3 * head, 3 * head + 3)
+        assert np.allclose(scores[:, three], q[:, two] @ k[:, two].T / 2**0.5, atol=0.03)
+        powers = np.tril(np.exp(scores[:, three]))
+        expected = powers / powers.sum(axis=1, keepdims=True)
+        assert np.allclose(weights[:, three], expected, atol=0.01)
+        assert np.allclose(means[:, two], weights[:, three] @ v[:, two], atol=0.02)
+    powers = np.exp(table("logits"))
+    probabilities = table("probabilities")
+    assert np.allclose(probabilities, powers / powers.sum(axis=1, keepdims=True), atol=0.01)
+    losses = -np.log(probabilities[range(3), [2, 1, 0]])  # h, e and a space come next
+    loss = float(out.split("the loss, their mean: ")[1].split()[0])
+    assert loss == pytest.approx(losses.mean(), abs=0.1)
+
+
+def test_gradients_by_hand_equal_those_of_backward(capsys):
+    main(["example"])
+    *rows, nudged = capsys.readouterr().out.split("backward()\n")[1].splitlines()[1:]
+    for row in rows:
+        by_hand, by_backward = row.split()[-2:]
+        assert by_hand == by_backward != "0.0000"
+    assert float(nudged.split()[-2]) == pytest.approx(0.001 * float(by_backward), abs=1e-4)  # w's
+
+
+# --- Attention --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [1, 8])
+@pytest.mark.parametrize("position", ["learned", "rotary", "none"])
+def test_attention_weights_sum_to_1_over_the_past(position, length):
+    network = small_network(position=position, n_layer=3)
+    weights = attention_weights(network, random_ids(network, rows=1, length=length))
+    assert weights.shape == (3, 2, length, length)
+    assert torch.equal(weights, weights.tril())
+    assert torch.allclose(weights.sum(3), torch.ones(3, 2, length))
+    if length > 1:
+        assert not torch.allclose(weights[0], weights[1], atol=0.01)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_attention_weights_equal_softmax_by_hand():
+    network = small_network(n_layer=1, position="none", n_embd=12)
+    idx = random_ids(network, rows=1, length=5)
+    block = network.blocks[0]
+    with torch.no_grad():
+        x = block.attention_norm(network.token_embedding(idx)[0])  # (T, C)
+        qkv = x @ block.attention.query_key_value.weight.T  # (T, 3C)
+    weights = attention_weights(network, idx)[0]  # (n_head, T, T)
+    for head in range(2):
+        for t in range(5):
+            q, k = qkv[t, 6 * head :][:6], qkv[: t + 1, 12 + 6 * head :][:, :6]
+            expected = torch.softmax(k @ q / math.sqrt(6), dim=0)
+            torch.testing.assert_close(weights[head, t, : t + 1], expected)
+
+
+def test_telling_heads_are_one_that_looks_next_door_and_one_that_looks_far():
+    weights = torch.rand(2, 2, 4, 4)  # only the last rows matter
+    weights[0, :, 3] = torch.tensor([[0.1, 0.1, 0.1, 0.7], [0.1, 0.1, 0.6, 0.2]])
+    weights[1, :, 3] = torch.tensor([[0.6, 0.0, 0.3, 0.1], [0.0, 0.8, 0.2, 0.0]])
+    assert plots.telling_heads(weights) == [(0, 1), (1, 0)]  # 0.6 on the one before; 2.1 back
+    assert plots.telling_heads(torch.ones(2, 2, 1, 1)) == [(0, 0), (0, 0)]  # a single character
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("extra", [[], ["--all"]])
+def test_attention_plot_shows_the_weights_of_the_checkpoint(here, figures, extra):
+    main(["attention", "--start=First\n", *extra])
+    network, tokenizer = load("out/run/ckpt.pt")
+    weights = attention_weights(network, torch.tensor([tokenizer.encode("First\n")]))
+    every = [(layer, head) for layer in range(2) for head in range(2)]
+    heads = every if extra else plots.telling_heads(weights)
+    *panels, _ = figures[0].axes  # the last one is the bar that explains the shades
+    for axes, (layer, head) in zip(panels, heads, strict=True):
+        assert np.array_equal(axes.images[0].get_array(), weights[layer, head])
+        assert axes.images[0].get_clim() == (0, 1)
+        for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+            assert [label.get_text() for label in labels] == [*"First", "↵"]
+
+
+@pytest.mark.parametrize("kind", ["bigram", "mlp"])
+def test_ancestors_have_no_attention_to_plot(workspace, kind):
+    train.main([*TINY, *NETWORKS[kind], "--max_iters=1"])
+    with pytest.raises(UserError, match="only a GPT"):
+        main(["attention", "--start=a"])
+
+
+# --- Embeddings, temperature, runs ------------------------------------------------------------
+
+
+def test_kinds_of_characters():
+    for characters, kind in zip(("aeiouéö", "bcdyzñ", "AEBZÉ", " \n.,;:'-$39—"), KINDS, strict=True):
+        assert {kind_of(character) for character in characters} == {kind}
+
+
+def test_principal_components_equal_the_eigenvectors_of_the_covariance():
+    vectors = np.random.default_rng(0).normal(size=(30, 6)) * [1, 5, 1, 3, 0.5, 1] + 7
+    positions, fractions = principal_components(vectors)
+    sizes, directions = np.linalg.eigh(np.cov(vectors.T))  # ascending
+    expected = (vectors - vectors.mean(axis=0)) @ directions[:, [5, 4]]
+    expected *= np.sign(expected[0] * positions[0])  # the sign of an eigenvector is arbitrary
+    assert np.allclose(positions, expected)
+    assert np.allclose(fractions, sizes[[5, 4]] / sizes.sum())
+
+
+@needs_matplotlib
+def test_embeddings_plot_puts_each_character_near_its_components():
+    vocab, lengths = "\n aeAB.bcd", np.linspace(1, 50, 10)[:, None]
+    unit = np.random.default_rng(1).normal(size=(10, 4))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    positions, _ = principal_components(unit)
+    axes, beside = plots.embeddings_figure(unit * lengths, vocab).axes  # lengths do not matter
+    for text in axes.texts:
+        character = {"↵": "\n", "␣": " "}.get(text.get_text(), text.get_text())
+        moved = text.get_position() - positions[vocab.index(character)]
+        assert np.linalg.norm(moved) < 0.1 * np.ptp(positions, axis=0).max()
+        assert text.get_color() == COLORS[KINDS.index(kind_of(character))]
+    assert len(axes.texts) == len(vocab)
+
+
+@needs_matplotlib
+def test_embeddings_plot_lists_the_largest_cosines():
+    vectors = np.array([[1, 0], [9, 1], [1, 1], [0, 1], [-1, 0], [0, -1.1]])
+    texts = plots.embeddings_figure(vectors, "abcdef").axes[1].texts
+    rows = [row.split() for text in texts for row in text.get_text().splitlines()]
+    nearest = {character: others for character, *others in rows}
+    assert nearest["a"][:2] == ["b", "c"] and "e" not in nearest["a"]  # 0.99, 0.71; e has -1
+    assert nearest["e"][2:] == ["c", "b"][:2] or nearest["e"][2] == "c"
+    assert len(nearest) == 6
+
+
+def test_labels_that_overlap_are_moved_apart():
+    crowd = np.random.default_rng(0).normal(size=(30, 2))
+    moved = plots.spread(np.concatenate([crowd, [[0, 0], [0, 0], [20, 20]]]), 0.5)
+    distances = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(33)
+    assert distances.min() > 0.45
+    assert np.allclose(moved[-1], [20, 20], atol=0.01)  # it was alone
+
+
+@needs_matplotlib
+def test_temperature_plot_shows_the_probabilities_of_the_checkpoint(here, figures):
+    text = "First" * 9  # longer than block_size: the network reads the end of it
+    main(["temperature", f"--start={text}", "--temperature", "0", "0.5", "3"])
+    network, tokenizer = load("out/run/ckpt.pt")
+    idx = torch.tensor([tokenizer.encode(text)])
+    with torch.no_grad():
+        logits = network(idx[:, -16:])[0][:, -1]
+    order = logits[0].argsort(descending=True)[: plots.MOST_LIKELY]
+    settings = [{"temperature": t} for t in (0, 0.5, 3)] + [{"top_k": 3}, {"top_p": 0.9}]
+    for axes, setting in zip(figures[0].axes, settings, strict=True):
+        p = next_probabilities(logits, **setting)[0]
+        *lengths, others = [bar.get_width() for bar in axes.patches]
+        assert lengths == pytest.approx(p[order].tolist(), abs=1e-6)
+        assert others == pytest.approx(1 - sum(lengths), abs=1e-6)
+        bits = -sum(x * math.log2(x) for x in p.tolist() if x > 0)
+        assert f"{abs(bits):.2f} bits" in axes.get_title()
+    labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    assert labels[:-1] == [plots.visible(tokenizer.vocab[i]) for i in order]
+
+
+@needs_matplotlib
+def test_runs_plot_shows_both_losses_over_steps_and_seconds(here, figures):
+    main(["runs", *["out/run"] * 1])
+    logs = {name: read_log("out/run") for name in "abcdefgh"}
+    for figure, count in ((figures[0], 1), (plots.runs_figure(logs), 8)):
+        for axes, unit in zip(figure.axes, ("step", "seconds"), strict=True):
+            lines = axes.get_lines()
+            for line, loss in zip(lines, ["val_loss", "train_loss"] * count, strict=True):
+                assert list(line.get_xdata()) == logs["a"][unit]
+                assert list(line.get_ydata()) == logs["a"][loss]
+            looks = {(line.get_color(), line.get_marker()) for line in lines}
+            assert len(looks) == count
+            assert len({color for color, _ in looks}) == count
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("name", ["attention", "embeddings", "temperature", "runs"])
+def test_each_plot_is_a_png_in_the_folder_of_the_run_or_where_it_is_wanted(here, name, capsys):
+    arguments = [name, *{"runs": ["out/run"], "embeddings": []}.get(name, ["--start=First"])]
+    main(arguments)
+    path = Path(capsys.readouterr().out.strip())
+    assert path == (Path("runs.png") if name == "runs" else Path(f"out/run/{name}.png"))
+    main([*arguments, "--output=new/x.png"])
+    for picture in (path, Path("new/x.png")):
+        data = picture.read_bytes()
+        assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")

@@ -1,0 +1,519 @@
+"""How fast, against this machine's own limits and against the plain way, measured side by side.
+
+    python tools/benchmark.py                      everything, an hour or more on two CPU cores
+    python tools/benchmark.py training sampling    only these (see MEASUREMENTS at the end)
+    python tools/benchmark.py gpu                  all that concerns a GPU, in about ten minutes
+
+It prints Markdown. "Plain" is what nanoGPT does, built below from the same network: float32,
+PyTorch's fused attention kernel and its own dropout, unfused AdamW, one `randint` batch stacked
+from slices, and generation that reads the whole window again for each token. Each way runs in a
+process of its own; they take turns, so that a machine that slows down slows both. A figure is the
+median of several runs, with the lowest and the highest in brackets. It needs data/shakespeare_char,
+prepared from the real text.
+"""
+
+import csv
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import count
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the programs are
+
+import quill  # noqa: F401, I001 (before torch, which reads what it sets)
+
+import numpy as np
+import torch
+from pictures import open_chromium, wait_for
+from torch.nn import functional as F
+
+import train
+from ancestors import build
+from model import CausalSelfAttention, generate
+from prepare_shakespeare import open_dataset
+from quill import hardware
+from quill.checkpoint import save
+from quill.settings import read_settings
+from quill.terminal import UserError, run_main
+
+ROOT = Path(__file__).resolve().parent.parent
+CUDA = torch.cuda.is_available()
+VOCAB_SIZE = 65  # of Tiny Shakespeare
+# nanoGPT's recipe for a laptop.
+SMALL = ["--n_layer=4", "--n_head=4", "--n_embd=128", "--block_size=64", "--batch_size=12"]
+SMALL += ["--max_iters=2000", "--learning_rate=1e-3", "--min_lr=1e-4"]
+LARGER = [*SMALL, "--n_layer=6", "--n_embd=256", "--block_size=256", "--batch_size=16"]
+LARGER += ["--dropout=0.1"]
+CHAR = ["config/shakespeare_char.py"]  # 10.7 million parameters
+TARGET = 1.4697  # nanoGPT's published validation loss for config/shakespeare_char.py, on an A100
+TARGET_STEPS = 1750  # about when its run gets there
+LONGER = ["--max_iters=3500", "--dropout=0.2"]  # shakespeare_laptop.py for less than half an hour
+SEEDS = (1337, 1, 2)
+
+# --- Showing ----------------------------------------------------------------------------------
+
+
+def spread(values, digits=0):
+    """'median (lowest to highest)' of several figures."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def table(columns, rows):
+    """Print a Markdown table."""
+    print("\n| " + " | ".join(columns) + " |")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    sys.stdout.flush()
+
+
+def compare(what, plain, ours):
+    """A row for two lists of speeds that were measured in turns, with the ratios of the pairs."""
+    ratios = [b / a for a, b in zip(plain, ours, strict=True)]
+    return [what, spread(plain), spread(ours), spread(ratios, 1)]
+
+
+# --- Processes that take turns ----------------------------------------------------------------
+
+
+def start_process(function, *arguments):
+    """Start function(pipe, *arguments) in a fresh process; returns our end of the pipe."""
+    ours, theirs = multiprocessing.Pipe()
+    multiprocessing.Process(target=function, args=(theirs, *arguments), daemon=True).start()
+    theirs.close()  # so that the next line fails, instead of waiting, if the process has failed
+    ours.recv()
+    return ours
+
+
+def in_turns(pipes, work, rounds):
+    """Let each process do `work` in turn; returns a list of `rounds` answers for each."""
+    answers = [[] for _ in pipes]
+    for _ in range(rounds):
+        for pipe, collected in zip(pipes, answers, strict=True):
+            pipe.send(work)
+            collected.append(pipe.recv())
+    for pipe in pipes:
+        pipe.send(None)
+    return answers
+
+
+def serve(pipe, do):
+    """What a process does until it is sent None: the work it is sent, answered by the seconds."""
+    do(1)
+    pipe.send("ready")
+    while work := pipe.recv():
+        wait_for_gpu()
+        start = time.perf_counter()
+        do(work)
+        wait_for_gpu()
+        pipe.send(time.perf_counter() - start)
+
+
+def wait_for_gpu():
+    """Python starts a GPU's work and goes on: wait until the work is done."""
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+# --- The plain way ----------------------------------------------------------------------------
+
+
+def read_config(arguments):
+    """The train.Config of a command line, which may name a recipe."""
+    given = read_settings(train.Config, arguments, "train.py", recipe=True)
+    given.pop("recipe", None)
+    return train.Config(**given)
+
+
+class PlainAttention(CausalSelfAttention):
+    """Attention by PyTorch's fused kernel, on a CPU too."""
+
+    def attend(self, q, k, v):
+        p = self.attention_dropout.p if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+
+
+def plain_network(config, device):
+    """The network that the settings ask for, in float32, with plain attention."""
+    network = build(config, VOCAB_SIZE).to(device)
+    for block in network.blocks:
+        block.attention.__class__ = PlainAttention
+    return network
+
+
+def plain_training(pipe, arguments):
+    """nanoGPT's training step, as often as asked for."""
+    config, device = read_config(arguments), hardware.pick_device()
+    network, T = plain_network(config, device), config.block_size
+    text = np.memmap("data/shakespeare_char/train.bin", dtype="<u2", mode="r")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, fused=False)
+
+    def steps(number):
+        for _ in range(number):
+            starts = torch.randint(len(text) - T, (config.batch_size,)).tolist()
+            x = [torch.from_numpy(text[i : i + T].astype(np.int64)) for i in starts]
+            y = [torch.from_numpy(text[i + 1 : i + 1 + T].astype(np.int64)) for i in starts]
+            _, loss = network(torch.stack(x).to(device), torch.stack(y).to(device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    serve(pipe, steps)
+
+
+@torch.no_grad()
+def plain_sampling(pipe, arguments):
+    """nanoGPT's generation: each token reads the whole window again, in float32."""
+    config, device = read_config(arguments), hardware.pick_device()
+    network = plain_network(config, device).eval()
+
+    def write(number):
+        idx = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        for _ in range(number):
+            logits, _ = network(idx[:, -config.block_size :])
+            following = torch.multinomial(F.softmax(logits[:, -1] / 0.8, dim=1), 1)
+            idx = torch.cat([idx, following], dim=1)
+
+    serve(pipe, write)
+
+
+# --- Our way ----------------------------------------------------------------------------------
+
+
+def our_training(pipe, arguments):
+    """train.py's step, as often as asked for."""
+    hardware.keep_freed_memory()
+    hardware.unwrap_optimizers()
+    config, device = read_config(arguments), hardware.pick_device()
+    _, paths = open_dataset("shakespeare_char")
+    tokens = train.Tokens(paths["train"], device)
+    network = build(config, VOCAB_SIZE)
+    hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
+    optimizers = train.configure_optimizers(network, config)
+    scaler = torch.amp.GradScaler(device.type, enabled=network.dtype == torch.float16)
+    forward = hardware.compiled(network, train.get_batch(tokens, config, step=0))
+    numbers = count()
+
+    def steps(number):
+        for _ in range(number):
+            step = next(numbers)
+            torch.manual_seed(config.seed + step)
+            train.set_lr(optimizers, train.get_lr(step, config))
+            windows = train.get_batch(tokens, config, step)
+            train.train_step(forward, optimizers, scaler, windows, config)
+
+    serve(pipe, steps)
+
+
+def our_sampling(pipe, arguments, streams):
+    """sample.py's generation, `streams` texts at once."""
+    config, device = read_config(arguments), hardware.pick_device()
+    network = hardware.for_sampling(build(config, VOCAB_SIZE).eval(), device, "auto")
+    idx = torch.zeros(streams, 1, dtype=torch.int64, device=device)
+    serve(pipe, lambda number: generate(network, idx, number, temperature=0.8))
+
+
+def whole_process(*command, until=None):
+    """Run a program: the seconds it took, or those up to its first line with `until` in it."""
+    start, seconds, last = time.perf_counter(), None, ""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([sys.executable, *map(str, command)], **pipes)
+    for last in process.stdout:  # noqa: B007 (the last line is the error, if there is one)
+        if until and until in last and seconds is None:
+            seconds = time.perf_counter() - start
+    if process.wait():
+        raise UserError(f"{command[0]} failed: {last}")
+    return seconds or time.perf_counter() - start
+
+
+def train_once(recipe, *changes, launcher=()):
+    """Run train.py with a recipe: (seconds of the whole process, the rows of its log.csv)."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*launcher, ROOT / "train.py", recipe, f"--out_dir={folder}", *changes]
+        return whole_process(*command), log_rows(folder)
+
+
+def log_rows(folder):
+    """The rows of a run's log.csv, as dicts of numbers."""
+    with open(f"{folder}/log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+# --- Measurements -----------------------------------------------------------------------------
+
+
+def best_seconds(work, budget=0.5):
+    """The shortest time that `work` takes in `budget` seconds of tries."""
+    seconds = []
+    while sum(seconds) < budget or len(seconds) < 3:
+        wait_for_gpu()
+        start = time.perf_counter()
+        work()
+        wait_for_gpu()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def processor():
+    """The name of the processor."""
+    info = Path("/proc/cpuinfo")  # of Linux
+    name = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return name[1] if name else platform.processor()
+
+
+def measure_machine():
+    """What this machine can do at best: the yardstick for all that follows."""
+    device = hardware.pick_device()
+    name = torch.cuda.get_device_name() if CUDA else processor()
+    about = f"{os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}"
+    print(f"Machine: {name}, {about}")
+    size, rows = 8192 if CUDA else 1024, []
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.randn(size, size, device=device).to(dtype)
+        speed = 2 * size**3 / best_seconds(lambda matrix=matrix: matrix @ matrix) / 1e9
+        rows.append([f"matrix products in {dtype}, {size} x {size}", f"{speed:,.0f} GFLOP/s"])
+    numbers = torch.ones(1 << 26, device=device)  # 256 MB, more than any cache
+    copy = torch.empty_like(numbers)
+    rate = 2 * numbers.nbytes / best_seconds(lambda: copy.copy_(numbers)) / 1e9
+    rows.append(["memory, read and written", f"{rate:,.0f} GB/s"])
+    table(["this machine's limit", "measured"], rows)
+
+
+def measure_training():
+    """Tokens a second that the same network is trained on, in batches of the same size."""
+    rows = []
+    recipes = [("0.8M, block 64, batch 12", SMALL, 50), ("6 x 256, dropout 0.1", LARGER, 3)]
+    if CUDA:
+        recipes = [("10.7M, shakespeare_char.py", CHAR, 50)]
+    for name, arguments, steps in recipes:
+        pipes = [start_process(plain_training, arguments), start_process(our_training, arguments)]
+        tokens = steps * train.tokens_per_step(read_config(arguments))
+        plain, ours = ([tokens / s for s in seconds] for seconds in in_turns(pipes, steps, 7))
+        rows.append(compare(f"training, {name}", plain, ours))
+    table(["tokens/s", "plain", "quillGPT", "ratio"], rows)
+
+
+def measure_fast():
+    """Wall time of whole processes, start to a validation loss of 1.88."""
+    rows, steps, start = [], read_config(SMALL).max_iters, time.perf_counter()
+    in_turns([start_process(plain_training, SMALL)], steps - 1, 1)
+    plain = time.perf_counter() - start
+    results = [train_once("config/shakespeare_fast.py", f"--seed={seed}") for seed in SEEDS]
+    for seed, (seconds, log) in zip(SEEDS, results, strict=True):
+        rows.append([f"seed {seed}", f"{seconds:.1f} s", f"{log[-1]['val_loss']:.4f}"])
+    middle = statistics.median(seconds for seconds, _ in results)
+    ratio = f"{plain:.1f} s: the ratio is {plain / middle:.1f}"
+    rows.append([f"plain, {steps} steps, no evaluation", ratio, ""])
+    table(["config/shakespeare_fast.py", "whole process", "validation loss"], rows)
+
+
+TARGET_COLUMNS = [f"to {TARGET}", "best loss", "whole process"]
+
+
+def time_to_target(recipe, *changes):
+    """Train: [the minutes to TARGET, the lowest loss, the minutes of the whole process]."""
+    seconds, log = train_once(recipe, *changes)
+    reached = [row["seconds"] for row in log if row["val_loss"] <= TARGET]
+    reached = f"{reached[0] / 60:.1f} min" if reached else "not reached"
+    return [reached, f"{min(row['val_loss'] for row in log):.4f}", f"{seconds / 60:.1f} min"]
+
+
+def measure_laptop():
+    """Training time to nanoGPT's published loss, evaluations included."""
+    [seconds_a_step] = in_turns([start_process(plain_training, CHAR)], 1, 3)
+    plain = statistics.median(seconds_a_step) * TARGET_STEPS
+    runs = [(f"seed {seed}", [f"--seed={seed}"]) for seed in SEEDS]
+    runs.append((" ".join(LONGER), LONGER))
+    rows = []
+    for name, changes in runs:
+        rows.append([name, *time_to_target("config/shakespeare_laptop.py", *changes)])
+        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)  # each takes minutes
+    name = f"plain, {TARGET_STEPS} steps of {CHAR[0]}, from the time of three"
+    rows.append([name, f"{plain / 60:.0f} min", "", ""])
+    table(["config/shakespeare_laptop.py", *TARGET_COLUMNS], rows)
+
+
+def measure_sampling():
+    """Characters a second that 10.7 million parameters write, untrained (as fast as trained)."""
+    many, rows = 100 if CUDA else 10, []
+    networks = [("10.7M parameters", CHAR, (1, many)), ("0.8M parameters, block 64", SMALL, (1,))]
+    for name, arguments, counts in networks:
+        pipes = [start_process(plain_sampling, arguments)]
+        pipes += [start_process(our_sampling, arguments, streams) for streams in counts]
+        plain, *ours = in_turns(pipes, 500, 3)
+        plain = [500 / seconds for seconds in plain]
+        for streams, ways in zip(counts, ours, strict=True):
+            texts = "one text" if streams == 1 else f"{streams} texts"
+            speeds = [500 * streams / seconds for seconds in ways]
+            rows.append(compare(f"sampling {texts} of 500, {name}", plain, speeds))
+    table(["tokens/s", "plain", "quillGPT", "ratio"], rows)
+
+
+def measure_startup():
+    """From the command to the first evaluation, which is before the first step."""
+    torch_alone, begun = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(7):
+            alone = "import torch; print('imported', flush=True)"
+            torch_alone.append(whole_process("-c", alone, until="imported"))
+            command = [ROOT / "train.py", *SMALL, "--max_iters=1", f"--out_dir={folder}"]
+            begun.append(whole_process(*command, "--overwrite", until="run: "))
+    more = [b - a for a, b in zip(torch_alone, begun, strict=True)]
+    rows = [[spread(torch_alone, 2), spread(begun, 2), spread(more, 2)]]
+    table(["import torch, s", "train.py to its first evaluation, s", "difference, s"], rows)
+
+
+PARTS = [
+    ("the recipe", []),
+    ("no token shift", ["--token_shift=False"]),
+    ("learned positions", ["--position=learned"]),
+    ("no QK-norm", ["--qk_norm=False"]),
+    ("AdamW for all, at 2e-3 (its best of five)", ["--optimizer=adamw", "--learning_rate=2e-3"]),
+    ("cosine decay", ["--lr_schedule=cosine"]),
+    ("rates halved", ["--learning_rate=8e-3", "--muon_learning_rate=0.02"]),
+    ("rates doubled", ["--learning_rate=32e-3", "--muon_learning_rate=0.08"]),
+    ("two layers", ["--n_layer=2"]),
+    ("float32", ["--dtype=float32"]),
+]
+
+
+def measure_parts():
+    """config/shakespeare_fast.py with one part changed: its loss after the same steps."""
+    rows = []
+    for name, changes in PARTS:
+        runs = [train_once("config/shakespeare_fast.py", *changes, f"--seed={s}") for s in SEEDS]
+        losses = [log[-1]["val_loss"] for _, log in runs]
+        rows.append([name, spread(losses, 3), spread([seconds for seconds, _ in runs], 1)])
+    table(["config/shakespeare_fast.py with", "validation loss", "whole process, s"], rows)
+
+
+# In the page from the start: note the time at which the network's first character is there.
+FIRST_CHARACTER = """
+addEventListener("DOMContentLoaded", () => {
+  const text = document.getElementById("text");
+  new MutationObserver(() => {
+    const drawn = text.querySelector(".character:not(.prompt, .caret)");
+    if (drawn) window.first_character ??= performance.now();
+  }).observe(text, { childList: true, subtree: true });
+});
+"""
+# Move the slider in every frame while the page writes; returns the milliseconds between frames.
+MOVING = """
+const done = arguments[0], slider = document.getElementById("temperature"), times = [];
+document.getElementById("write").click();
+requestAnimationFrame(function frame(time) {
+  times.push(time);
+  slider.value = 0.8 + 0.2 * Math.sin(time / 200);
+  slider.dispatchEvent(new Event("input"));
+  if (times.length < 90) requestAnimationFrame(frame);
+  else done(times.slice(1).map((time, i) => time - times[i]));
+});
+"""
+
+
+def measure_page():
+    """A page of `python -m page` in Chromium: from the address to the first character, its speed,
+    and the frames of the screen that come late while it writes."""
+    driver, rows = open_chromium(), []
+    if driver is None:
+        print("\nThe page: not measured, there is no Chromium with chromedriver here.")
+        return
+    script = {"source": FIRST_CHARACTER}
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    for name, arguments in (("0.8M, block 64", SMALL), ("4.7M, block 256", LARGER)):
+        with tempfile.TemporaryDirectory() as folder:
+            config, page = read_config(arguments), Path(folder) / "page.html"
+            meta, _ = open_dataset("shakespeare_char")
+            state = train.State(best_val_loss=4.17)
+            save(Path(folder) / "ckpt.pt", build(config, VOCAB_SIZE), config, meta, state)
+            whole_process("-m", "page", f"--out_dir={folder}")
+            size, loads, speeds = page.stat().st_size / 1e6, [], []
+            for _ in range(5):
+                driver.get(page.as_uri())
+                wait_for(driver, "Wrote 200")  # by itself
+                loads.append(driver.execute_script("return first_character / 1000"))
+                driver.find_element("id", "write").click()
+                wait_for(driver, "Wrote 500")
+                rate = driver.find_element("id", "status").text.split()[3]
+                speeds.append(int(rate.replace(",", "")))
+            frames = driver.execute_async_script(MOVING)
+        late = f"{sum(milliseconds > 25 for milliseconds in frames)} of {len(frames)}"
+        rows.append([name, f"{size:.1f} MB", spread(loads, 2), spread(speeds), late])
+    driver.quit()
+    columns = ["file", "first character, s", "characters/s", "frames later than 25 ms"]
+    table(["page of a network with", *columns], rows)
+
+
+GPU_SHORT = ["--max_iters=300", "--eval_interval=100"]  # only to see that something works
+# The recipe with what gives shakespeare_fast.py its speed, in a third of the steps.
+GPU_TRICKS = "--optimizer=muon --qk_norm --token_shift --position=rotary --max_iters=1500"
+
+
+def train_with_resume(*arguments):
+    """Stop halfway and resume: the rows of the run's log.csv."""
+    with tempfile.TemporaryDirectory() as folder:
+        command, half = [ROOT / "train.py", f"--out_dir={folder}"], ["--max_iters=150"]
+        whole_process(*command, *arguments, *half, "--lr_decay_iters=300")
+        whole_process(*command, "--init_from=resume", "--max_iters=300")
+        return log_rows(folder)
+
+
+def measure_gpu():
+    """On one GPU: speed, the time to a loss, Muon, a resume, torchrun."""
+    if not CUDA:
+        raise UserError("there is no CUDA device here: leave gpu out")
+    measure_machine()
+    measure_training()
+    measure_sampling()
+    rows = []
+    for changes in ([], GPU_TRICKS.split()):
+        rows.append([" ".join(changes) or "the recipe", *time_to_target(*CHAR, *changes)])
+    table([CHAR[0], *TARGET_COLUMNS], rows)
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    logs = {
+        "one process": train_once(*CHAR, *GPU_SHORT)[1],
+        "torchrun, one process on nccl": train_once(*CHAR, *GPU_SHORT, launcher=torchrun)[1],
+        "stopped halfway and resumed": train_with_resume(*CHAR, *GPU_SHORT),
+    }
+    rows = [[name, f"{log[-1]['val_loss']:.6f}"] for name, log in logs.items()]
+    table([f"{CHAR[0]}, 300 steps", "validation loss"], rows)
+
+
+MEASUREMENTS = {
+    "machine": measure_machine,
+    "startup": measure_startup,
+    "training": measure_training,
+    "sampling": measure_sampling,
+    "fast": measure_fast,
+    "parts": measure_parts,
+    "laptop": measure_laptop,
+    "page": measure_page,
+    "gpu": measure_gpu,
+}
+
+
+def main(names):
+    multiprocessing.set_start_method("spawn")  # each process begins as a program does
+    unknown = set(names) - set(MEASUREMENTS)
+    if unknown:
+        raise UserError(f"unknown: {', '.join(unknown)}; known: {', '.join(MEASUREMENTS)}")
+    os.chdir(ROOT)
+    for name in names or [name for name in MEASUREMENTS if name != "gpu"]:
+        MEASUREMENTS[name]()
+    if not CUDA:
+        print("\nCUDA: not measured, there is none here.")
+
+
+if __name__ == "__main__":
+    run_main(main)

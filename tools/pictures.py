@@ -1,0 +1,81 @@
+"""The pictures of the page in docs/, photographed in Chromium without a window.
+
+    python tools/pictures.py out/shakespeare_cpu/page.html
+
+tools/lecture.py does this with the page that the lecture's own commands make.
+"""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+# Select the most surprising of the characters at the top of the text.
+SELECT = """
+const box = document.getElementById("text");
+box.scrollTop = 0;
+const spans = [...box.querySelectorAll(".character:not(.prompt)")].slice(0, 250);
+const shade = (span) => +span.style.getPropertyValue("--shade");
+spans.reduce((most, span) => (shade(span) > shade(most) ? span : most)).click();
+"""
+# Choose the last head of the last layer, and scroll to the heads.
+CHOOSE_HEAD = """
+[...document.querySelectorAll("#heads button")].at(-1).click();
+scrollBy(0, document.getElementById("attention_title").getBoundingClientRect().top - 16);
+"""
+
+
+def open_chromium():
+    """A Selenium driver, or None where Chromium or its driver is missing."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if not (browser and chromedriver):
+        return None
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    options.add_argument("--headless=new")
+    options.add_argument("--no-sandbox")
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+
+
+def set_size(driver, height):
+    """Give the page a window of 1200 x `height` pixels."""
+    size = {"width": 1200, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def wait_for(driver, words):
+    """Wait until the page's status line has these words."""
+    while words not in driver.find_element("id", "status").text:
+        time.sleep(0.1)
+
+
+def photograph_page(page, folder=DOCS):
+    """Write page.png, the choice of a character, and page_attention.png, what it looks at."""
+    driver = open_chromium()
+    if driver is None:
+        print("no Chromium with chromedriver here: the pictures of the page stay as they were")
+        return
+    with driver:
+        set_size(driver, 860)
+        driver.get(page.resolve().as_uri())
+        wait_for(driver, "Wrote 200")  # by itself
+        driver.find_element("id", "prompt").send_keys("ROMEO:")
+        driver.find_element("id", "write").click()
+        wait_for(driver, "Wrote 500")
+        for name, height, script in (
+            ("page.png", 860, SELECT),
+            ("page_attention.png", 640, CHOOSE_HEAD),
+        ):
+            set_size(driver, height)
+            driver.execute_script(script)
+            time.sleep(0.5)  # the page draws in its next frame
+            driver.save_screenshot(str(folder / name))
+
+
+if __name__ == "__main__":
+    photograph_page(Path(sys.argv[1]))
