@@ -328,14 +328,14 @@ def train(network, optimizers, scaler, splits, meta, config, state):
         batch = get_batch(splits["train"], config, step=0)[: config.batch_size]
         wrapped = hardware.compiled(wrapped, processes.own_part(batch))
     stop = processes.StopRequest()
-    started = time.monotonic() - state.seconds
-    progress = log.Progress(state.step, config.max_iters, tokens_per_step(config))
+    started = time.perf_counter() - state.seconds
+    log_step, log_time = state.step, time.perf_counter()
     while True:
         last, signal = state.step >= config.max_iters, stop.received()
         extra = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
         if last or state.step % config.eval_interval == 0:
             evaluate(network, optimizers, scaler, splits, meta, config, state)
-            progress.restart(state.step)
+            log_step, log_time = state.step, time.perf_counter()
         elif signal or extra:
             check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
             checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
@@ -349,12 +349,20 @@ def train(network, optimizers, scaler, splits, meta, config, state):
         windows = get_batch(splits["train"], config, state.step)
         loss = train_step(wrapped, optimizers, scaler, windows, config)
         state.step += 1
-        state.seconds = time.monotonic() - started
+        state.seconds = time.perf_counter() - started
 
         if state.step % config.log_interval == 0 or state.step == config.max_iters:
             loss = processes.summed([loss.item()])[0] / WORLD
             check_finite(loss, config, state)
-            progress.show(state.step, state.seconds, loss, config.learning_rate * rate)
+            seconds = (time.perf_counter() - log_time) / (state.step - log_step)  # for one step
+            left = timedelta(seconds=round((config.max_iters - state.step) * seconds))
+            show(
+                f"step {state.step}/{config.max_iters} | loss {loss:.4f} | "
+                f"lr {config.learning_rate * rate:.1e} | "
+                f"{tokens_per_step(config) / seconds:,.0f} tokens/s | {left} left",
+                passing=True,
+            )
+            log_step, log_time = state.step, time.perf_counter()
 
 
 # --- The program ------------------------------------------------------------------------------
@@ -368,55 +376,58 @@ def print_losses(network, splits, config):
         show(f"{split + ':':<6} {loss:.4f} nats ({units})")
 
 
+def set_up(given):
+    """What train() takes. given: {name: value}, the settings of the recipe and the command line."""
+    # Defaults, then what a checkpoint passes on, then what is given.
+    saved, resume = processes.from_first_process(checkpoint.starting_point, Config(**given))
+    config = Config(**{**checkpoint.inherited(saved, given, resume), **given})
+    device = processes.own_device(hardware.pick_device(config.device))
+
+    meta, paths = open_dataset(config.dataset)
+    splits = {split: Tokens(path, device) for split, path in paths.items()}
+    show(f"text:    {config.dataset}, {meta['characters']:,} characters from {meta['source']}")
+
+    torch.manual_seed(config.seed)
+    try:
+        network = build(config, len(meta["vocab"]))
+    except ValueError as error:  # sizes that do not fit each other
+        raise UserError(error) from error
+    if saved:
+        checkpoint.check_same_data(saved, meta, resume)
+        network.load_state_dict(saved["weights"])
+    hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
+    size = sum(parameter.numel() for parameter in network.parameters())
+    show(f"network: {config.network}, {size:,} parameters, on {device} in {network.dtype}")
+
+    optimizers = configure_optimizers(network, config)
+    scaler = torch.amp.GradScaler(device.type, enabled=network.dtype == torch.float16)
+    state = State()
+    if resume:
+        state = State(**saved["state"])
+        checkpoint.restore(saved, optimizers, scaler)
+    return network, optimizers, scaler, splits, meta, config, state
+
+
 def main(arguments):
     given = read_settings(Config, arguments, "train.py", recipe=True, ignored=NANOGPTS)
     recipe = given.pop("recipe", "run")
-    given.setdefault("out_dir", f"out/{Path(recipe).stem}")
+    folder = given.setdefault("out_dir", f"out/{Path(recipe).stem}")
     processes.join_processes()
-    hardware.keep_freed_memory()
-    hardware.unwrap_optimizers()
     writes = RANK == 0 and not given.get("eval_only")
-    alone = locked(Path(given["out_dir"])) if writes else contextlib.nullcontext()
-    with hardware.errors_explained(), alone:
-        # Defaults, then what a checkpoint passes on, then the recipe, then the command line.
-        saved, resume = processes.from_first_process(checkpoint.starting_point, Config(**given))
-        config = Config(**{**checkpoint.inherited(saved, given, resume), **given})
-
-        device = processes.own_device(hardware.pick_device(config.device))
-        meta, paths = open_dataset(config.dataset)
-        splits = {split: Tokens(path, device) for split, path in paths.items()}
-        show(f"text:    {config.dataset}, {meta['characters']:,} characters from {meta['source']}")
-
-        torch.manual_seed(config.seed)
-        try:
-            network = build(config, len(meta["vocab"]))
-        except ValueError as error:  # sizes that do not fit each other
-            raise UserError(error) from error
-        if saved:
-            checkpoint.check_same_data(saved, meta, resume)
-            network.load_state_dict(saved["weights"])
-        hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
-        size = sum(parameter.numel() for parameter in network.parameters())
-        show(f"network: {config.network}, {size:,} parameters, on {device} in {network.dtype}")
+    with hardware.errors_explained(), locked(folder) if writes else contextlib.nullcontext():
+        network, optimizers, scaler, splits, meta, config, state = set_up(given)
         if config.eval_only:
             return print_losses(network, splits, config)
-
-        optimizers = configure_optimizers(network, config)
-        scaler = torch.amp.GradScaler(device.type, enabled=network.dtype == torch.float16)
-        state = State()
-        if resume:
-            state = State(**saved["state"])
-            checkpoint.restore(saved, optimizers, scaler)
-        show(f"run:     {config.out_dir}, from step {state.step} to {config.max_iters}")
+        show(f"run:     {folder}, from step {state.step} to {config.max_iters}")
         signal = train(network, optimizers, scaler, splits, meta, config, state)
     processes.leave_processes()
     if signal:
-        command = f"python train.py --init_from=resume --out_dir={shlex.quote(config.out_dir)}"
+        command = f"python train.py --init_from=resume --out_dir={shlex.quote(folder)}"
         show(f"stopped after step {state.step}, and saved; to go on:  {command}")
         sys.exit(128 + signal)
     show(f"done: {state.step} steps in {timedelta(seconds=round(state.seconds))}")
-    show(f"best validation loss: {state.best_val_loss:.4f}, in {config.out_dir}/ckpt.pt")
-    show(f"to generate text:  python sample.py --out_dir={shlex.quote(config.out_dir)}")
+    show(f"best validation loss: {state.best_val_loss:.4f}, in {folder}/ckpt.pt")
+    show(f"to generate text:  python sample.py --out_dir={shlex.quote(folder)}")
 
 
 if __name__ == "__main__":

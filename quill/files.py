@@ -54,6 +54,7 @@ def sync_folder(path):
 def locked(folder):
     """Make a folder, keep other processes of this program out of it, and remove what killed ones
     left. The operating system releases the lock when the process ends, however it ends."""
+    folder = Path(folder)
     path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)

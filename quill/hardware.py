@@ -111,16 +111,6 @@ def swap(network, kind, replacement):
                 setattr(module, name, replacement(child).train(child.training))
 
 
-def for_training(network, device, dtype):
-    """Move a network to a device, to compute in a dtype, with what trains faster there."""
-    network.to(device)
-    network.dtype = dtype
-    if device.type == "cpu":
-        swap(network, nn.Dropout, lambda dropout: FastDropout(dropout.p))
-    if device.type == "cuda":  # float32 products in TF32, with 10 bits of precision
-        torch.set_float32_matmul_precision("high")
-
-
 def keep_freed_memory():
     """Make the C library reuse freed memory instead of returning it to the operating system.
 
@@ -141,9 +131,21 @@ def unwrap_optimizers():
     AdamW.step = torch.no_grad()(inspect.unwrap(AdamW.step))
 
 
+def for_training(network, device, dtype):
+    """Move a network to a device, to compute in a dtype, with what trains faster there."""
+    keep_freed_memory()
+    unwrap_optimizers()
+    network.to(device)
+    network.dtype = dtype
+    if device.type == "cpu":
+        swap(network, nn.Dropout, lambda dropout: FastDropout(dropout.p))
+    if device.type == "cuda":  # float32 products in TF32, with 10 bits of precision
+        torch.set_float32_matmul_precision("high")
+
+
 def compiled(network, windows):
-    """A network through torch.compile on CUDA; as it is on a CPU, where that gains nothing, or if it
-    fails, for lack of Triton or of a C compiler. The first call compiles, so it is made here, on
+    """A network through torch.compile on CUDA; as it is on a CPU, where it gains nothing, or where
+    it fails, for lack of Triton or of a C compiler. The first call compiles, so it is made here, on
     windows (B, T + 1)."""
     if not windows.is_cuda:
         return network

@@ -5,14 +5,13 @@
 docs/lecture.md goes through what the example prints.
 """
 
-from quill.terminal import show
-
 import math
 
 import torch
 import torch.nn.functional as F
 
 from model import GPT, NetworkConfig
+from quill.terminal import show
 
 SEED = 2  # its attention weights are neither all alike nor all 0 or 1
 

@@ -1,42 +1,15 @@
-"""A run's log: progress lines, log.csv with one row for each evaluation, and loss.png, its plot."""
+"""A run's log: log.csv, with one row for each evaluation, and loss.png, its plot."""
 
 import csv
 import importlib.util
 import io
-import time
-from datetime import timedelta
 from pathlib import Path
 
 from quill.files import reading, replacing
-from quill.terminal import show
 
 COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 # Okabe and Ito's colors, which the color-blind can tell apart.
 COLORS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "0.5"]
-
-
-class Progress:
-    """Progress lines. The speed is the mean since the last line, or since the last restart()."""
-
-    def __init__(self, step, max_iters, tokens_per_step):
-        self.max_iters, self.tokens_per_step = max_iters, tokens_per_step
-        self.restart(step)
-
-    def restart(self, step):
-        """Leave out of the speed what happened until now."""
-        self.step, self.time = step, time.monotonic()
-
-    def show(self, step, seconds, loss, rate):
-        """Print the line of a step. seconds: since the run's start."""
-        tokens = (step - self.step) * self.tokens_per_step
-        speed = tokens / (time.monotonic() - self.time)
-        left = timedelta(seconds=round((self.max_iters / step - 1) * seconds))
-        show(
-            f"step {step}/{self.max_iters} | loss {loss:.4f} | lr {rate:.1e} | "
-            f"{speed:,.0f} tokens/s | {left} left",
-            passing=True,
-        )
-        self.restart(step)
 
 
 def write_log(folder, rows):

@@ -13,11 +13,8 @@ import numpy as np
 import torch
 
 import train
-from ancestors import build
 from model import GPT
-from prepare_shakespeare import open_dataset
 from quill import hardware
-from quill.checkpoint import inherited, starting_point
 from quill.log import matplotlib_installed
 from quill.settings import read_settings
 from quill.terminal import UserError, show
@@ -25,26 +22,12 @@ from study.plots import rates_figure, save
 
 
 def set_up(arguments, study):
-    """(config, network, optimizers, scaler, {split: Tokens}), as train.py sets them up."""
-    program, ignored = f"-m study {study}", train.NANOGPTS
-    given = read_settings(train.Config, arguments, program, recipe=True, ignored=ignored)
+    """What train.train() takes, and saves no checkpoint."""
+    program = f"-m study {study}"
+    given = read_settings(train.Config, arguments, program, recipe=True, ignored=train.NANOGPTS)
     given.setdefault("out_dir", f"out/{Path(given.pop('recipe', 'run')).stem}")
-    given["overwrite"] = True  # nothing is: this only lets a study be about a run that exists
-    saved, resume = starting_point(train.Config(**given))
-    config = train.Config(**{**inherited(saved, given, resume), **given})
-
-    hardware.keep_freed_memory()
-    hardware.unwrap_optimizers()
-    device = hardware.pick_device(config.device)
-    meta, paths = open_dataset(config.dataset)
-    splits = {split: train.Tokens(path, device) for split, path in paths.items()}
-    torch.manual_seed(config.seed)
-    network = build(config, len(meta["vocab"]))
-    if saved:
-        network.load_state_dict(saved["weights"])
-    hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
-    scaler = torch.amp.GradScaler(device.type, enabled=network.dtype == torch.float16)
-    return config, network, train.configure_optimizers(network, config), scaler, splits
+    # Nothing is overwritten: this only lets a study be about a run that exists.
+    return train.set_up({**given, "overwrite": True})
 
 
 # --- dry_run: what will it cost? --------------------------------------------------------------
@@ -52,7 +35,7 @@ def set_up(arguments, study):
 
 def dry_run(arguments):
     """Print where the parameters are, and what a step and the whole run take."""
-    config, network, optimizers, scaler, splits = set_up(arguments, "dry_run")
+    network, optimizers, scaler, splits, _, config, _ = set_up(arguments, "dry_run")
     counts = parameters_by_part(network)
     total = sum(counts.values())
     for part, count in counts.items():
@@ -120,7 +103,7 @@ LEARNED = 2 / 3  # of the first loss
 
 def overfit_batch(arguments):
     """Train on a single batch again and again: a network that works memorizes it."""
-    config, network, optimizers, scaler, splits = set_up(arguments, "overfit_batch")
+    network, optimizers, scaler, splits, _, config, _ = set_up(arguments, "overfit_batch")
     windows = train.get_batch(splits["train"], config, step=0)
     train.set_lr(optimizers, 1.0)
     network.eval()  # no dropout: here, overfitting is the aim
@@ -152,7 +135,7 @@ def find_lr(arguments):
 
     Source: Smith 2015, https://arxiv.org/abs/1506.01186.
     """
-    config, network, optimizers, scaler, splits = set_up(arguments, "find_lr")
+    network, optimizers, scaler, splits, _, config, _ = set_up(arguments, "find_lr")
     rates, losses, average = [], [], 0.0
     for step, rate in enumerate(np.geomspace(LOWEST_RATE, HIGHEST_RATE, RATE_STEPS)):
         train.set_lr(optimizers, rate / config.learning_rate)

@@ -102,8 +102,7 @@ def attention_figure(weights, text, heads):
     labels = [visible(character) for character in text]
     for axes, (layer, head) in zip(panels.flat, heads, strict=True):
         image = axes.imshow(weights[layer, head].numpy(), cmap="Greys", norm=shade)
-        most = labels[int(weights[layer, head, -1].argmax())]
-        axes.set_title(f"layer {layer + 1}, head {head + 1}:\nthe last looks most at {most}")
+        axes.set_title(f"layer {layer + 1}, head {head + 1}")
         axes.axhspan(T - 1.5, T - 0.5, fill=False, edgecolor=COLORS[1], linewidth=2.5)
         axes.set(xticks=range(T), yticks=range(T), xticklabels=labels, yticklabels=labels)
         axes.tick_params(length=0, pad=2, labelsize=10)
@@ -241,7 +240,9 @@ def runs_figure(logs):
             axes.plot(log[unit], log["train_loss"], lw=1, ms=3, **look)
         axes.grid(axis="y")
         axes.set(xlabel=unit, xlim=(0, None))
-    panels[0].set_ylabel("loss (nats per character)")
+    # Untrained networks, at step 0, have so high a loss that the rest of the curves would look flat.
+    later = [loss for log in logs.values() for loss in log["val_loss"][1:] or log["val_loss"]]
+    panels[0].set(ylabel="loss (nats per character)", ylim=(None, max(later) + 0.1))
     title = "a run, and its lowest validation loss"
     entries = panels[0].get_legend_handles_labels()
     figure.legend(*entries, title=title, loc="outside lower center", ncols=2)

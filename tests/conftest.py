@@ -1,6 +1,7 @@
 """What the tests share: the repository on the path, a small dataset, tiny runs and networks."""
 
 import csv
+import hashlib
 import os
 import shutil
 import signal
@@ -83,6 +84,12 @@ def signals_as_they_were():
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def without_plots(monkeypatch):
+    """A tiny run takes twice the time with its plots."""
+    monkeypatch.setattr("quill.log.plot_loss", lambda folder, rows: None)
+
+
 def tiny_config(*changes):
     """The train.Config of TINY with changes, as words of a command line."""
     import train
@@ -116,22 +123,31 @@ def log_rows(folder):
         return list(csv.DictReader(file))
 
 
-def outcome(folder):
-    """What a run has come to, in values that can be compared: all that its checkpoints hold, with
-    tensors as bytes, and its log; but no seconds, and not the name of the folder."""
+def contents(path):
+    """{name: value} of all that a checkpoint holds, with a hash for each tensor; but not how long
+    it took, nor how it was started."""
     from quill.checkpoint import read_checkpoint
 
-    def plain(value):
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items() if k not in ("seconds", "out_dir")}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+    found = {}
 
-    saved = [plain(read_checkpoint(Path(folder) / name)) for name in ("last.pt", "ckpt.pt")]
-    for checkpoint in saved:
-        checkpoint["state"]["log"] = [row[:2] + row[3:] for row in checkpoint["state"]["log"]]
-    return [*saved, plain(log_rows(folder))]
+    def add(name, value):
+        if isinstance(value, (dict, list)):
+            for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+                if key not in ("seconds", "log", "out_dir", "init_from"):
+                    add(f"{name}/{key}", part)
+        elif isinstance(value, torch.Tensor):
+            found[name] = hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        else:
+            found[name] = value
+
+    add(Path(path).name, read_checkpoint(path))
+    return found
+
+
+def outcome(folder):
+    """All that a run has come to, in values that can be compared: its checkpoints and its log."""
+    log = [{**row, "seconds": None} for row in log_rows(folder)]
+    return {**contents(f"{folder}/last.pt"), **contents(f"{folder}/ckpt.pt"), "log.csv": log}
 
 
 def stop_at(monkeypatch, last, number=signal.SIGINT):

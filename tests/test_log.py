@@ -16,14 +16,14 @@ ROWS = [
 
 
 def test_a_log_is_read_as_it_was_written(tmp_path):
-    write_log(tmp_path / "log.csv", ROWS)
+    write_log(tmp_path, ROWS)
     columns = read_log(tmp_path)
     assert list(columns) == COLUMNS
     assert [list(row) for row in zip(*columns.values(), strict=True)] == ROWS
 
 
 def test_log_csv_is_plain_csv_with_a_header(tmp_path):
-    write_log(tmp_path / "log.csv", ROWS)
+    write_log(tmp_path, ROWS)
     assert b"\r" not in (tmp_path / "log.csv").read_bytes()
     with open(tmp_path / "log.csv", newline="") as file:
         header, *rows = csv.reader(file)
@@ -49,11 +49,16 @@ def test_a_log_that_is_missing_or_damaged_is_one_line_with_its_path(tmp_path, da
 @pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_plot_is_a_png(tmp_path, count):
-    plot_loss(tmp_path / "loss.png", ROWS[:count])
+    plot_loss(tmp_path, ROWS[:count])
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_run_leaves_its_checkpoints_its_log_and_its_plot(trained):
+    left = {path.name for path in (trained / "out/run").iterdir()} - {".lock"}
+    assert left == {"ckpt.pt", "last.pt", "log.csv", "loss.png"}
 
 
 def test_without_matplotlib_there_is_no_plot_and_no_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    plot_loss(tmp_path / "loss.png", ROWS)
+    plot_loss(tmp_path, ROWS)
     assert not (tmp_path / "loss.png").exists()

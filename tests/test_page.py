@@ -1,7 +1,4 @@
-"""page/: the same network in JavaScript, and the page in a real browser.
-
-network.js runs in V8 (mini-racer), the page in headless Chromium, where one is installed.
-"""
+"""page/: network.js in V8 (mini-racer), and the page in headless Chromium, if it is installed."""
 
 import base64
 import itertools
@@ -37,12 +34,6 @@ HELPERS = """
 let taken = 0; // V8 alone has no atob. This one gives out `decoded` piece by piece.
 const atob = (text) => decoded.slice(taken, (taken += (text.length / 4) * 3));
 
-function load(text, config, vocab_size, tensors) {
-  const steps = unpack(text, tensors);
-  for (let step = steps.next(); ; step = steps.next())
-    if (step.done) return build(config, vocab_size, step.value);
-}
-
 function read(text, ids, prompt_length) {
   text.set_text(ids, prompt_length);
   return { records: Array.from(text.read()).flat(), logits: text.logits };
@@ -70,10 +61,11 @@ class JavaScript:
         weights = page.pack_weights(self.network)
         decoded = base64.b64decode(weights).decode("latin-1")
         shapes = [[name, list(p.shape)] for name, p in self.network.named_parameters()]
-        load = [weights, asdict(self.network.config), self.network.vocab_size, shapes]
-        self.engine.eval(NETWORK)
-        self.engine.eval(f"const decoded = {json.dumps(decoded)};{HELPERS}")
-        self.engine.eval(f"const network = load(...{json.dumps(load)}); 0")
+        config = f"{json.dumps(asdict(self.network.config))}, {self.network.vocab_size}"
+        self.engine.eval(f"{NETWORK} const decoded = {json.dumps(decoded)}; {HELPERS}")
+        self.engine.eval(f"const steps = unpack({json.dumps(weights)}, {shapes});")
+        self.engine.eval("let step = steps.next(); while (!step.done) step = steps.next();")
+        self.engine.eval(f"const network = build({config}, step.value); 0")
 
     def value(self, expression):
         """What a JavaScript expression is, as Python's lists and numbers."""
@@ -88,16 +80,8 @@ SHAPES += [{"position": "rotary", "bias": True, "qk_norm": True, "token_shift": 
 SHAPES += [{"n_head": 12, "qk_norm": True}]  # heads of one entry, which is its own mean
 SHAPES += [{"n_embd": 15, "n_head": 3, "token_shift": True}]  # half of 15 is 7
 SHAPES += [{"block_size": 5}, {"block_size": 1, "token_shift": True}]
-LARGE = {
-    "n_layer": 6,
-    "n_head": 4,
-    "n_embd": 128,
-    "block_size": 256,
-    "vocab_size": 65,
-    "scale": 2.0,
-}
-LARGE |= {"token_shift": True, "qk_norm": True}
-USUAL = [{**LARGE, "position": position} for position in ("sinusoidal", "rotary")]
+LARGE = {"n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 256, "vocab_size": 65}
+LARGE |= {"scale": 2.0, "position": "rotary", "token_shift": True, "qk_norm": True}
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
@@ -105,14 +89,20 @@ def js(request):
     return JavaScript(**request.param)
 
 
-@pytest.mark.parametrize("settings", [*SHAPES, *USUAL], ids=str)
-def test_javascript_logits_equal_pytorch(settings):
+@pytest.mark.parametrize("settings", [*SHAPES, LARGE], ids=str)
+def test_javascript_logits_and_attention_equal_pytorch(settings):
     js = JavaScript(**settings)
-    idx = random_ids(js.network, rows=1, length=js.network.config.block_size)
-    expected = js.network(idx)[0][0].detach()  # (T, V)
-    logits = torch.tensor(js.value(f"network.forward({idx[0].tolist()})")).view_as(expected)
-    assert (logits - expected).abs().max() < 1e-4
-    assert expected.std() > 0.1  # a network of zeros would prove nothing
+    T = js.network.config.block_size
+    idx = random_ids(js.network, rows=1, length=T)
+    logits = js.network(idx)[0][0].detach()  # (T, V)
+    assert logits.std() > 0.1  # a network of zeros would prove nothing
+    records = js.value(f"read(new Stream(network), {idx[0].tolist()}, {T}).records")
+    assert (torch.tensor([x["logits"] for x in records]) - logits).abs().max() < 1e-4
+    if js.network.config.network == "gpt":
+        weights = attention_weights(js.network, idx)  # (n_layer, n_head, T, T)
+        for t, record in enumerate(records):
+            expected = weights[:, :, t, : t + 1].flatten(1)  # (n_layer, n_head * (t + 1))
+            assert (torch.tensor(record["attention"]) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("prompt_length", [1, 9, 16, 40])
@@ -139,17 +129,6 @@ def test_text_changed_anywhere_equals_new_text(js):
         assert found["records"][-1]["index"] == length - 1
 
 
-def test_javascript_attention_weights_equal_pytorch():
-    js = JavaScript(position="rotary", n_head=3)
-    idx = random_ids(js.network, rows=1, length=16)
-    expected = attention_weights(js.network, idx)  # (n_layer, n_head, T, T)
-    records = js.value(f"read(new Stream(network), {idx[0].tolist()}, 16).records")
-    assert [record["index"] for record in records] == list(range(16))
-    for t, record in enumerate(records):
-        weights = torch.tensor(record["attention"]).view(2, 3, t + 1)
-        assert (weights - expected[:, :, t, : t + 1]).abs().max() < 1e-5
-
-
 def test_javascript_probabilities_equal_pytorch():
     js = JavaScript(network="bigram")
     logits = torch.randn(8, 11, generator=torch.Generator().manual_seed(3)) * 3
@@ -160,25 +139,19 @@ def test_javascript_probabilities_equal_pytorch():
 
 
 def test_characters_are_drawn_with_their_probabilities():
-    js = JavaScript(network="bigram")
-    numbers = "Array.from({length: 40000}, (_, i) => uniform(1337, i))"
-    drawn = js.value(f"{numbers}.map((number) => draw([0.5, 0, 0.2, 0.3], number))")
-    assert drawn.count(1) == 0
-    for id, probability in ((0, 0.5), (2, 0.2), (3, 0.3)):
-        assert abs(drawn.count(id) / 40000 - probability) < 0.01
-    assert js.value("uniform(1, 5) === uniform(1, 5) && uniform(1, 5) !== uniform(2, 5)")
+    js, probabilities = JavaScript(network="bigram"), [0.5, 0, 0.2, 0.3]
+    draws = f"Array(40000).fill().map((_, i) => draw({probabilities}, uniform(1337, i)))"
+    fractions = torch.tensor(js.value(draws)).bincount(minlength=4) / 40000
+    assert fractions[1] == 0 and (fractions - torch.tensor(probabilities)).abs().max() < 0.01
+    assert js.value("uniform(1, 5) !== uniform(2, 5)")
     assert js.value("draw([0, 0.3, 0.6, 0], 0.9999)") == 2  # a sum a little below 1
 
 
-def test_float16_and_error_function_are_exact():
-    js = JavaScript(network="bigram")
+def test_float16_table_is_exact():
     numbers = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
+    table = torch.tensor(JavaScript(network="bigram").value("float16_table()"))
     finite = numbers.isfinite()
-    table = torch.tensor(js.value("float16_table()"), dtype=torch.float32)
     assert torch.equal(table[finite], numbers[finite].float())
-    x = torch.linspace(-6, 6, 4001, dtype=torch.float64)
-    found = torch.tensor(js.value(f"{x.tolist()}.map(erf)"), dtype=torch.float64)
-    assert (found - torch.erf(x)).abs().max() < 1.6e-7
 
 
 # --- The file ---------------------------------------------------------------------------------
@@ -206,16 +179,15 @@ def test_page_is_written_where_the_options_say(here, monkeypatch):
 
 def test_page_holds_the_contents_of_the_checkpoint(here):
     checkpoint = read_checkpoint("out/run/ckpt.pt")
-    _, data = make_page()
+    data = make_page()[1]
     assert "".join(data["vocab"]) == checkpoint["meta"]["vocab"]
     assert data["source"] == "small.txt" and data["step"] == checkpoint["state"]["step"]
-    recipe = {name: value for name, value, _, _ in data["recipe"]}
-    assert recipe["n_layer"] == "2" and "out_dir" not in recipe
+    assert data["config"]["n_layer"] == 2 and "out_dir" not in data["config"]
     assert "next_probabilities" in data["code"]["model.py"]
     assert data["log"]["step"] == [0, 3, 6, 9]
     Path("out/run/log.csv").unlink()
-    _, data = make_page()
-    assert data["log"]["val_loss"] == [row[-1] for row in checkpoint["state"]["log"]]
+    losses = [row[-1] for row in checkpoint["state"]["log"]]
+    assert make_page()[1]["log"]["val_loss"] == losses
 
 
 STRANGE = "<script>alert(1)</script>&\"'\u2028\u202e\x00\x1b{{weights}}"
@@ -230,7 +202,7 @@ def make_strange(checkpoint):
 
 
 def test_hostile_text_stays_in_the_data(here):
-    before, _ = make_page()
+    before = make_page()[0]
     change_checkpoint(make_strange)
     html, data = make_page()
     for tag in ("<script", "</script", "<style", "\u2028"):
@@ -248,8 +220,6 @@ def test_bad_input_is_reported_and_writes_nothing(here):
     assert_reported("nowhere/page.html", "--output=nowhere/page.html")
     change_checkpoint(lambda checkpoint: checkpoint["weights"]["norm.weight"].fill_(70000.0))
     assert_reported("norm.weight")
-    Path("out/run/ckpt.pt").write_bytes(b"PK")
-    assert_reported("ckpt.pt")
     assert not list(Path().rglob("*.html"))
 
 
@@ -257,12 +227,58 @@ def test_bad_input_is_reported_and_writes_nothing(here):
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHARACTERS = "Array.from(document.querySelectorAll('.character:not(.caret)'), (one) => {})"
-BARS = """Array.from(document.querySelectorAll("#bars li:not([hidden])"), (row) => [
-  row.querySelector(".name").textContent,
-  +row.querySelector(".bar").style.transform.match(/\\((.*)\\)/)[1],
-])"""
+BARS = """Array.from(document.querySelectorAll("#bars li:not([hidden])"), (row) =>
+  [row.querySelector(".name").textContent, row.querySelector(".bar").style.transform])"""
 DRAG = "(arguments[0].value = arguments[1], arguments[0].dispatchEvent(new Event('input')))"
 NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+
+
+class Reader(webdriver.Chrome):
+    """Someone who uses the page in Chromium."""
+
+    def open(self):
+        page.main([])
+        self.get(Path("out/run/page.html").absolute().as_uri())
+        self.until(lambda: "Wrote 200" in self.text_of("#status") and len(self.text()) == 201)
+
+    def until(self, condition):
+        WebDriverWait(self, 20, poll_frequency=0.05).until(lambda _: condition())
+
+    def value(self, expression, *arguments):
+        return self.execute_script(f"return {expression}", *arguments)
+
+    def characters(self, expression):
+        """The value of an expression for each character of the text, which is `one` in it."""
+        return self.value(CHARACTERS.format(expression))
+
+    def find(self, selector):
+        return self.find_element("css selector", selector)
+
+    def text_of(self, selector):
+        return self.find(selector).get_property("textContent")
+
+    def text(self):
+        return self.text_of("#text").replace("▏", "")
+
+    def bars(self):
+        """The probabilities that are shown: {label: fraction of the full length}."""
+        return {name: float(scale[len("scaleX(") : -1]) for name, scale in self.value(BARS)}
+
+    def click(self, selector):
+        self.execute_script("arguments[0].scrollIntoView({block: 'center'})", self.find(selector))
+        self.find(selector).click()
+
+    def type_prompt(self, prompt):
+        self.find("#prompt").send_keys(prompt)
+        self.until(lambda: self.text() == prompt.replace("é", "") and self.bars())
+
+    def problems(self):
+        """What is in the console, and what the page has requested from the network."""
+        console = [entry["message"] for entry in self.get_log("browser")]
+        log = [json.loads(entry["message"])["message"] for entry in self.get_log("performance")]
+        sent = [x["params"] for x in log if x["method"] == "Network.requestWillBeSent"]
+        urls = [x["request"]["url"] for x in sent if not x["documentURL"].startswith("chrome:")]
+        return console, [url for url in urls if not url.startswith(("file:", "blob:", "data:"))]
 
 
 @pytest.fixture(scope="module")
@@ -275,60 +291,8 @@ def chromium(tmp_path_factory):
     profile = tmp_path_factory.mktemp("chromium")
     for argument in ("headless=new", "no-sandbox", f"user-data-dir={profile}"):
         options.add_argument(f"--{argument}")
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
-class Reader:
-    """Someone who uses the page."""
-
-    def __init__(self, driver):
-        self.driver = driver
-
-    def open(self):
-        page.main([])
-        self.driver.get(Path("out/run/page.html").absolute().as_uri())
-        self.until(lambda: "Wrote 200 characters" in self.text_of("#status"))
-
-    def until(self, condition):
-        WebDriverWait(self.driver, 20, poll_frequency=0.05).until(lambda _: condition())
-
-    def script(self, expression, *arguments):
-        return self.driver.execute_script(f"return {expression}", *arguments)
-
-    def characters(self, expression):
-        """The value of an expression for each character of the text, which is `one` in it."""
-        return self.script(CHARACTERS.format(expression))
-
-    def text(self):
-        return self.text_of("#text").replace("▏", "")
-
-    def text_of(self, selector):
-        return self.driver.find_element("css selector", selector).get_property("textContent")
-
-    def bars(self):
-        """The probabilities that are shown: {label: fraction of the full length}."""
-        return dict(self.script(BARS))
-
-    def click(self, selector):
-        element = self.driver.find_element("css selector", selector)
-        self.script("arguments[0].scrollIntoView({block: 'center'})", element)
-        element.click()
-
-    def type_prompt(self, prompt):
-        self.driver.find_element("css selector", "#prompt").send_keys(prompt)
-        self.until(lambda: self.text() == prompt.replace("é", ""))
-        self.until(lambda: self.bars())
-
-    def problems(self):
-        """What is in the console, and what the page has requested from the network."""
-        console = [entry["message"] for entry in self.driver.get_log("browser")]
-        log = [json.loads(x["message"])["message"] for x in self.driver.get_log("performance")]
-        sent = [x["params"] for x in log if x["method"] == "Network.requestWillBeSent"]
-        urls = [x["request"]["url"] for x in sent if not x["documentURL"].startswith("chrome:")]
-        return console, [url for url in urls if not url.startswith(("file:", "blob:", "data:"))]
+    with Reader(options, webdriver.ChromeService(shutil.which("chromedriver"))) as driver:
+        yield driver
 
 
 @pytest.fixture(params=[375, 1280])
@@ -337,10 +301,9 @@ def reader(request, chromium):
     may be in the console, and nothing may have been requested from the network."""
     size = {"width": request.param, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    reader = Reader(chromium)
-    reader.problems()  # those of an earlier test
-    yield reader
-    assert reader.problems() == ([], [])
+    chromium.problems()  # those of an earlier test
+    yield chromium
+    assert chromium.problems() == ([], [])
 
 
 one_width = pytest.mark.parametrize("reader", [1280], indirect=True)
@@ -348,8 +311,7 @@ one_width = pytest.mark.parametrize("reader", [1280], indirect=True)
 
 def test_reader_writes_chooses_and_stops(here, reader):
     reader.open()
-    assert len(reader.text()) == 201  # the newline, and what it writes by itself
-    assert reader.script("document.documentElement.scrollWidth <= innerWidth")
+    assert reader.value("document.documentElement.scrollWidth <= innerWidth")
     reader.type_prompt("KING: é")
     assert "é" in reader.text_of("#left_out")
     before = reader.bars()
@@ -357,14 +319,10 @@ def test_reader_writes_chooses_and_stops(here, reader):
     reader.until(lambda: "drawn" in reader.text_of("#bars .chosen"))
     reader.click("#bars li:nth-child(3) button")
     chosen = list(before)[2]
-    reader.until(lambda: reader.text() == "KING: " + chosen.replace("␣", " "))
     reader.until(lambda: reader.text_of("#bars .chosen .name") == chosen)
+    assert reader.text() == "KING: " + chosen.replace("␣", " ")
     assert abs(reader.bars()[chosen] - before[chosen]) < 1e-9
 
-    reader.click("#write")
-    reader.click("#stop")
-    reader.until(lambda: reader.script("document.querySelector('#stop').ariaDisabled") == "true")
-    assert 7 <= len(reader.text()) <= 507
     texts = []
     for _ in range(2):  # the same seed writes the same text
         reader.click("#again")
@@ -373,18 +331,21 @@ def test_reader_writes_chooses_and_stops(here, reader):
         reader.until(lambda: len(reader.text()) == 506)
         texts.append(reader.text())
     assert texts[0] == texts[1]
+    reader.value("['write', 'stop'].map((id) => document.getElementById(id).click())")  # at once
+    reader.until(lambda: reader.value("document.querySelector('#stop').ariaDisabled") == "true")
+    assert len(reader.text()) < 1006
 
 
 def test_every_probability_names_its_temperature(here, reader):
     reader.open()
     reader.type_prompt("KING: m")
-    reader.script("document.querySelectorAll('.character')[6].click()")
+    reader.value("document.querySelectorAll('.character')[6].click()")
     reader.until(lambda: "prompt" in reader.text_of("#bars .chosen"))
     assert "temperature 1:" in reader.text_of("#readout")
     surprise = float(reader.text_of("#one_loss"))
     for temperature in ("0.30", "1.00"):
-        reader.script(DRAG, reader.driver.find_element("id", "temperature"), temperature)
-        reader.script(NEXT_FRAME)
+        reader.value(DRAG, reader.find("#temperature"), temperature)
+        reader.value(NEXT_FRAME)
         assert f"temperature {temperature}" in reader.text_of("#bars_title")
         assert abs(sum(reader.bars().values()) - 1) < 1e-4
         same = abs(-math.log(reader.bars()["m"]) - surprise) < 0.006
@@ -393,12 +354,14 @@ def test_every_probability_names_its_temperature(here, reader):
 
 
 def test_attention_on_the_page_equals_pytorch(here, reader):
+    name = "blocks.1.attention.query_key_value.weight"
+    change_checkpoint(lambda x: x["weights"][name].mul_(20))  # or all heads would be alike
     reader.open()
     reader.type_prompt("QUEEN: my")
     reader.click(".heads .layer:nth-child(3) button:nth-of-type(2)")  # layer 2, head 2
-    reader.script("document.querySelector('#text').scrollIntoView({block: 'center'})")
-    span = reader.driver.find_elements("css selector", ".character")[6]
-    webdriver.ActionChains(reader.driver).move_to_element(span).perform()
+    reader.value("document.querySelector('#text').scrollIntoView({block: 'center'})")
+    span = reader.find_elements("css selector", ".character")[6]
+    webdriver.ActionChains(reader).move_to_element(span).perform()
     shade = "+one.style.getPropertyValue('--shade')"
     reader.until(lambda: reader.characters(shade)[8] == 0 and reader.characters(shade)[6] > 0)
 
@@ -414,16 +377,16 @@ def test_keyboard_alone_is_enough(here, reader):
     reader.open()
     reached = []
     for _ in range(25):
-        reader.driver.switch_to.active_element.send_keys(Keys.TAB)
-        active = reader.driver.switch_to.active_element
+        reader.switch_to.active_element.send_keys(Keys.TAB)
+        active = reader.switch_to.active_element
         reached.append(active.get_attribute("id"))
         assert active.value_of_css_property("outline-style") != "none", reached  # focus is visible
     wanted = ["prompt", "write", "one", "stop", "again", "text", "temperature", "top_k", "seed"]
     assert [name for name in reached if name in wanted] == wanted
 
     def selected_after(key):
-        reader.driver.find_element("id", "text").send_keys(key)
-        reader.script(NEXT_FRAME)
+        reader.find("#text").send_keys(key)
+        reader.value(NEXT_FRAME)
         return reader.characters("one.ariaSelected === 'true'").index(True)
 
     last, tops = len(reader.text()) - 1, reader.characters("one.offsetTop")
@@ -432,20 +395,10 @@ def test_keyboard_alone_is_enough(here, reader):
     row_above = max(top for top in tops if top < tops[last])
     assert tops[selected_after(Keys.ARROW_UP)] == row_above
     assert tops[selected_after(Keys.ARROW_DOWN)] == tops[last]
-    assert selected_after(Keys.HOME) == 0
-    assert selected_after(Keys.ARROW_RIGHT) == 1
+    assert (selected_after(Keys.HOME), selected_after(Keys.ARROW_RIGHT)) == (0, 1)
     assert "probability" in reader.characters("one.ariaLabel")[1]
-    reader.driver.find_element("css selector", "#bars button").send_keys(Keys.ENTER)
+    reader.find("#bars button").send_keys(Keys.ENTER)
     reader.until(lambda: len(reader.text()) == 2)
-
-
-@one_width
-def test_long_prompt_is_read_from_its_last_window_on(here, reader):
-    reader.open()
-    reader.type_prompt("My lord, the king is here, and with him all his men.")
-    length, window = len(reader.text()), 16
-    shaded = [False] * (length - window + 1) + [True] * (window - 1)
-    reader.until(lambda: reader.characters("one.style.length > 0") == shaded)
 
 
 @one_width
@@ -453,8 +406,8 @@ def test_policy_stops_every_connection(here, reader):
     reader.open()
     fetch = "fetch(arguments[0]).then(() => 'connected', () => 'refused')"
     image = "document.body.append(Object.assign(new Image(), {src: arguments[0]}))"
-    reader.script(image, "http://127.0.0.1:9/")
-    assert reader.script(fetch, "http://127.0.0.1:9/") == "refused"
+    reader.value(image, "http://127.0.0.1:9/")
+    assert reader.value(fetch, "http://127.0.0.1:9/") == "refused"
     console, _ = reader.problems()
     assert len([line for line in console if "Content Security Policy" in line]) >= 2
 
@@ -465,8 +418,8 @@ def test_hostile_text_is_shown_as_text(here, reader):
     reader.open()
     assert "<script>alert(1)</script>" in reader.text_of("#about")
     assert "<script>alert(1)</script>" in reader.text_of("#recipe")
-    assert reader.script("document.scripts.length") == 4
-    assert not re.search("[\u2028\u202e\x00\x1b]", reader.script("document.body.innerText"))
+    assert reader.value("document.scripts.length") == 4
+    assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))
 
 
 @one_width
@@ -475,4 +428,4 @@ def test_ancestors_have_a_page_too(workspace, reader, network):
     train.main([*TINY, f"--network={network}"])
     reader.open()
     assert "attention" in reader.text_of("#attention_note")
-    assert reader.script("document.querySelectorAll('.heads button').length") == 0
+    assert reader.value("document.querySelectorAll('.heads button').length") == 0

@@ -29,7 +29,7 @@ def run(body, *arguments, stdout=subprocess.PIPE, **environment):
         stderr=subprocess.PIPE,
         encoding="utf-8",
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", **environment},
     )
 
 
