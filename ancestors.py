@@ -17,8 +17,8 @@ from model import GPT, INIT_STD, Linear
 
 
 class NGrams:
-    """How often each string of up to `longest` characters occurs in a text, and what that says of
-    the next character: a language model without a network.
+    """How often each string of up to `longest` characters occurs in a text, and what that says
+    about the next character: a language model without a network.
 
     Source: Witten and Bell 1991, https://doi.org/10.1109/18.87000, their method C, interpolated.
     """
@@ -37,9 +37,9 @@ class NGrams:
     def probability(self, character, context):
         """The probability that `character` comes after `context`, at most longest - 1 characters.
 
-        The estimate starts from no context at all, and is mixed with the counts of a longer one in
-        each round. The more different characters have followed a context, the more likely is one
-        that has not, so the more weight the shorter contexts keep.
+        The estimate starts from 1 / vocab_size. Each round mixes in the counts after a context that
+        is one character longer. The more different characters have followed a context, the more
+        likely a new one is, so the more weight the shorter contexts keep.
         """
         p = 1 / self.vocab_size
         for length in range(len(context) + 1):
@@ -65,9 +65,9 @@ def with_loss(logits, targets):
 
 
 class Bigram(nn.Module):
-    """The next character depends on the present one alone: a table of V x V logits.
+    """The next character depends on the current one alone: a table of V x V logits.
 
-    After training, row a of the table holds the logarithms of how often each character follows a.
+    After training, row a holds the log-frequencies of what follows a, up to a constant.
     Source: Markov 1913, who counted vowels and consonants in Onegin; Shannon 1948, section 3,
     https://doi.org/10.1002/j.1538-7305.1948.tb01338.x.
     """

@@ -7,7 +7,7 @@ smallest part to the whole: positions, attention, feed-forward, block, GPT, and 
 The letters in the shapes: B sequences in a batch, T characters in a sequence, C the embedding
 dimension (n_embd), V characters in the vocabulary (vocab_size).
 
-Where it departs from GPT-2 (docs/settings.md has the losses with and without):
+Where it departs from GPT-2 (docs/settings.md has the loss with and without each):
 
 - positions can be learned as in GPT-2, sinusoidal, rotary, or absent;
 - queries and keys can be normalized (qk_norm);
@@ -25,12 +25,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 INIT_STD = 0.02  # GPT-2's; so small that the first predictions are close to uniform
-WAVELENGTH_BASE = 10000.0  # the slowest pair needs at most 2 pi * 10000 characters for a rotation
+WAVELENGTH_BASE = 10000.0  # no pair needs more than 2 pi * 10000 characters for a full rotation
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The settings of a network. The defaults are nanoGPT's for a laptop."""
+    """The settings of a network. The defaults are those of nanoGPT's CPU recipe."""
 
     n_layer: int = 4  # number of blocks
     n_head: int = 4  # attention heads in a block
@@ -59,8 +59,9 @@ class LayerNorm(nn.LayerNorm):
     """Subtract each vector's mean, divide by its standard deviation, multiply by trained gains."""
 
     def forward(self, x):
-        if not x.is_cuda:  # only CUDA's kernel needs gains in the dtype of x
+        if not x.is_cuda:
             return super().forward(x)
+        # CUDA's kernel needs gains in the dtype of x.
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
 
@@ -71,16 +72,16 @@ class LayerNorm(nn.LayerNorm):
 def position_angles(length, pairs):
     """The angle of each position for each pair of entries: (length, pairs), in radians.
 
-    From one character to the next, pair i advances by 1 / 10000^(i / pairs): fast pairs tell
-    neighbors apart, slow pairs tell near from far.
+    From one character to the next, the angle of pair i grows by 1 / 10000^(i / pairs): fast pairs
+    tell neighbors apart, slow pairs tell near from far.
     Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
     """
-    speed = WAVELENGTH_BASE ** -(torch.arange(pairs) / pairs)  # (pairs,)
-    return torch.outer(torch.arange(length), speed)  # (length, pairs)
+    frequencies = WAVELENGTH_BASE ** -(torch.arange(pairs) / pairs)  # (pairs,)
+    return torch.outer(torch.arange(length), frequencies)  # (length, pairs)
 
 
 def rotary_tables(length, head_size):
-    """cos and sin for rotate(), each (length, head_size); the first half of sin is negative."""
+    """cos and sin for rotate(), each (length, head_size). The first half of sin is negated."""
     angles = position_angles(length, head_size // 2)  # (length, head_size / 2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
@@ -107,18 +108,18 @@ class Cache:
     kept: a new character costs one pass over itself, not over the whole text.
     """
 
-    def __init__(self, config, batch_size, **options):
-        """options: the device and the dtype of all tensors."""
+    def __init__(self, config, batch_size, device, dtype):
         B, C, n_head = batch_size, config.n_embd, config.n_head
+        shape = B, n_head, config.block_size, C // n_head
         self.length = 0  # characters read so far
-        self.keys = torch.empty(B, n_head, config.block_size, C // n_head, **options)
-        self.values = torch.empty_like(self.keys)
-        # For token_shift: the first half of what each part of the block read of the last character.
-        self.before_attention = torch.zeros(B, 1, C // 2, **options)
-        self.before_feed_forward = torch.zeros_like(self.before_attention)
+        self.keys = torch.empty(shape, device=device, dtype=dtype)
+        self.values = torch.empty(shape, device=device, dtype=dtype)
+        # For token_shift: half of the last character's vector, as each part of the block read it.
+        self.attention_half = torch.zeros(B, 1, C // 2, device=device, dtype=dtype)
+        self.feed_forward_half = torch.zeros(B, 1, C // 2, device=device, dtype=dtype)
 
     def extend(self, k, v):
-        """Append keys and values (B, n_head, T, head_size); returns all so far (same, T = length)."""
+        """Append keys and values (B, n_head, T, head_size), and return all so far, T = length."""
         start, self.length = self.length, self.length + k.shape[2]
         self.keys[:, :, start : self.length] = k
         self.values[:, :, start : self.length] = v
@@ -126,7 +127,7 @@ class Cache:
 
 
 def split_heads(qkv, n_head):
-    """Queries, keys and values of each head, copied at once, which is faster than one by one."""
+    """Split into queries, keys and values per head. One contiguous copy is faster than three."""
     B, T, _ = qkv.shape
     qkv = qkv.view(B, T, 3, n_head, -1)  # (B, T, 3C) -> (B, T, 3, n_head, head_size)
     return qkv.permute(2, 0, 3, 1, 4).contiguous()  # -> (3, B, n_head, T, head_size)
@@ -134,8 +135,9 @@ def split_heads(qkv, n_head):
 
 class CausalSelfAttention(nn.Module):
     """Each character takes a weighted mean of the values of itself and all characters before it;
-    the weights say how well its query matches their keys. (B, T, C) -> (B, T, C), in n_head heads
-    side by side, each on C / n_head of the entries. Source: Vaswani et al. 2017, section 3.2."""
+    the weights say how well its query matches their keys. (B, T, C) -> (B, T, C), in n_head
+    parallel heads, whose queries, keys and values have C / n_head entries each.
+    Source: Vaswani et al. 2017, section 3.2."""
 
     def __init__(self, config):
         super().__init__()
@@ -165,10 +167,10 @@ class CausalSelfAttention(nn.Module):
     def attend(self, q, k, v):
         """softmax(q k^T / sqrt(head_size)) v, where no query sees a later key.
 
-        q: (B, n_head, T, head_size), of the last T of S characters. k, v: (B, n_head, S, head_size).
+        q: (B, n_head, T, head_size), the last T of S characters. k, v: (B, n_head, S, head_size).
         """
         T, S = q.shape[2], k.shape[2]
-        if T == 1 < S:  # the newest character needs no mask: it sees all others
+        if T == 1 and S > 1:  # the newest character needs no mask: it may see every key
             return F.scaled_dot_product_attention(q, k, v)
         if q.is_cuda and T == S:
             # The same in one kernel, which never stores the (T, T) weights; on a CPU it is slower.
@@ -184,27 +186,27 @@ class CausalSelfAttention(nn.Module):
 # --- Token shift: each character also sees the previous one -----------------------------------
 
 
-def shift(x, before=None):
-    """Replace the first half of each vector in x (B, T, C) by that of the character before it.
+def shift(x, previous=None):
+    """Replace the first half of each vector in x (B, T, C) with that of the character before it.
 
     Whatever reads the result sees a pair of neighbors at once, which attention would first have to
-    learn to find. before: (B, 1, C / 2), what precedes the text (None: zeros); it is replaced by
-    what precedes the next character. Source: Bo Peng, https://github.com/BlinkDL/RWKV-LM.
+    learn to find. previous: (B, 1, C / 2), the half that precedes x (None: zeros); it is updated in
+    place for the next call. Source: Bo Peng, https://github.com/BlinkDL/RWKV-LM.
     """
     half = x.shape[2] // 2
-    earlier, own = x.split([half, x.shape[2] - half], dim=2)  # (B, T, C) -> 2 x (B, T, C / 2)
-    first = torch.zeros_like(earlier[:, :1]) if before is None else before  # (B, 1, C / 2)
-    shifted = torch.cat([first, earlier[:, :-1]], dim=1)  # (B, T, C / 2)
-    if before is not None:
-        before.copy_(earlier[:, -1:])
-    return torch.cat([shifted, own], dim=2)  # (B, T, C)
+    first, second = x.split([half, x.shape[2] - half], dim=2)  # (B, T, C) -> 2 x (B, T, C / 2)
+    start = torch.zeros_like(first[:, :1]) if previous is None else previous  # (B, 1, C / 2)
+    shifted = torch.cat([start, first[:, :-1]], dim=1)  # (B, T, C / 2)
+    if previous is not None:
+        previous.copy_(first[:, -1:])
+    return torch.cat([shifted, second], dim=2)  # (B, T, C)
 
 
 # --- The feed-forward network and the block ---------------------------------------------------
 
 
 class FeedForward(nn.Module):
-    """Each character processes what it has gathered, by itself: (B, T, C) -> (B, T, C)."""
+    """Each character processes, by itself, what it has gathered: (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config):
         super().__init__()
@@ -218,8 +220,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward. Both read x, the residual stream that runs through the whole
-    network, normalized, and add their result to it: (B, T, C) -> (B, T, C)."""
+    """Attention, then feed-forward. Each normalizes x, computes, and adds its result to x. This x,
+    which runs through all blocks, is the residual stream. (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config):
         super().__init__()
@@ -232,11 +234,11 @@ class Block(nn.Module):
     def forward(self, x, rotary=None, cache=None):
         y = self.attention_norm(x)  # (B, T, C)
         if self.token_shift:
-            y = shift(y, cache and cache.before_attention)
+            y = shift(y, None if cache is None else cache.attention_half)
         x = x + self.attention(y, rotary, cache)
         y = self.feed_forward_norm(x)  # (B, T, C)
         if self.token_shift:
-            y = shift(y, cache and cache.before_feed_forward)
+            y = shift(y, None if cache is None else cache.feed_forward_half)
         return x + self.feed_forward(y)  # (B, T, C)
 
 
@@ -249,7 +251,7 @@ class GPT(nn.Module):
     def __init__(self, config, vocab_size):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
-        self.dtype = torch.float32  # of x from the first block on; a lower precision is faster
+        self.dtype = torch.float32  # of x in the blocks; quill/hardware.py may set a faster one
         self.token_embedding = nn.Embedding(vocab_size, config.n_embd)
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
@@ -273,8 +275,8 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialize(self):
-        """Draw the weights as GPT-2 does: from a normal distribution with INIT_STD. The layers
-        that add to the residual stream get less, since 2 n_layer of them add up."""
+        """Draw the weights as GPT-2 does: from a normal distribution with INIT_STD. The two
+        projections of a block get a smaller one, since 2 n_layer of their outputs add up in x."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
@@ -287,7 +289,7 @@ class GPT(nn.Module):
         """The logits of the next character at each position, and the loss.
 
         idx: (B, T) token ids, T <= block_size (else ValueError). targets: (B, T), the ids that
-        come next. caches: one Cache per block; idx then continues the text that they hold.
+        come next. caches: one Cache per block, whose text idx continues; None or [] without.
         Returns logits (B, T, V), and the mean cross-entropy in nats (None without targets).
         """
         start = caches[0].length if caches else 0
@@ -313,8 +315,8 @@ class GPT(nn.Module):
 
     def new_caches(self, batch_size):
         """One empty Cache per block: what forward() takes in generation."""
-        options = {"device": self.lm_head.weight.device, "dtype": self.dtype}
-        return [Cache(self.config, batch_size, **options) for _ in self.blocks]
+        device = self.lm_head.weight.device
+        return [Cache(self.config, batch_size, device, self.dtype) for _ in self.blocks]
 
 
 # --- Generation: from logits to text ----------------------------------------------------------
@@ -325,8 +327,8 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
 
     The logits are divided by the temperature: below 1, likely tokens become more likely; at 0 only
     the most likely one remains. top_k keeps the k most likely tokens; of these, top_p keeps the
-    most likely ones that first reach the fraction p of their sum (nucleus sampling, Holtzman et al.
-    2019, https://arxiv.org/abs/1904.09751).
+    fewest whose sum reaches the fraction p (nucleus sampling, Holtzman et al. 2019,
+    https://arxiv.org/abs/1904.09751).
     """
     if temperature < 1e-4:  # no different from 0, and dividing by it could overflow
         return F.one_hot(logits.argmax(dim=1), logits.shape[1]).float()
@@ -337,10 +339,11 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     if top_k is not None:
         probabilities[:, top_k:] = 0
     if top_p is not None:
-        sum_before = probabilities.cumsum(dim=1) - probabilities  # 0 for the most likely token
+        sum_before = probabilities.cumsum(dim=1) - probabilities
+        sum_before[:, 0] = -1  # the most likely token stays, however small top_p is
         probabilities[sum_before >= top_p * probabilities.sum(dim=1, keepdim=True)] = 0
     probabilities /= probabilities.sum(dim=1, keepdim=True)
-    return torch.zeros_like(probabilities).scatter(1, order, probabilities)
+    return torch.zeros_like(probabilities).scatter(1, order, probabilities)  # in their old order
 
 
 @torch.inference_mode()
@@ -349,9 +352,9 @@ def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None
 
     The first pass reads the last block_size tokens of the prompt and caches their keys and values;
     after that, each pass reads one token. When the cache is full, the newest block_size // 2
-    tokens are read again, as positions 0 and up, and the cache fills up once more. So in a long
-    text, a token sees between half a window and a whole one, and costs two one-token passes on
-    average. A network without a cache reads the last block_size tokens each time.
+    tokens are read again, at positions 0, 1, ..., and the cache fills up once more. So in a long
+    text, a token sees between half a window and a whole one, and two tokens are read for each new
+    one on average. A network without a cache reads the last block_size tokens each time.
     A `generator` makes the result repeatable.
     """
     block_size = network.config.block_size

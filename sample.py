@@ -12,7 +12,6 @@ the most likely one is always taken.
 
 import quill  # noqa: F401, I001 (before torch, which reads what it sets)
 
-import math
 import sys
 import time
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ class Options:
         for name, valid, wanted in (
             ("num_samples", self.num_samples >= 1, "at least 1"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", all(0 <= t < math.inf for t in self.temperature), "0 or above"),
+            ("temperature", all(t >= 0 for t in self.temperature), "0 or above"),
             ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("seed", 0 <= self.seed < 2**63, "0 or above"),

@@ -2,13 +2,13 @@
 
 
 def list_characters(characters):
-    """The first ten of a set of characters, for a message: "'a', 'b' and 3 more"."""
+    """The first ten of a set of characters, for a message: "'a', 'b', ... and 3 more"."""
     more = f" and {len(characters) - 10} more" if len(characters) > 10 else ""
     return ", ".join(repr(character) for character in sorted(characters)[:10]) + more
 
 
 class Tokenizer:
-    """Characters to ids and back. `vocab` is a string of different characters."""
+    """Characters to ids and back. `vocab` is a string of distinct characters."""
 
     def __init__(self, vocab):
         self.vocab = vocab

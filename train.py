@@ -35,17 +35,22 @@ from tokenizer import Tokenizer
 
 # --- The settings -----------------------------------------------------------------------------
 
+AT_LEAST_ONE = {"n_layer", "n_head", "n_embd", "block_size", "n_hidden", "max_iters", "batch_size"}
+AT_LEAST_ONE |= {"gradient_accumulation_steps", "eval_interval", "eval_iters", "log_interval"}
+# nanoGPT's settings that mean nothing here: its recipes and command lines run all the same.
+NANOGPTS = ["always_save_checkpoint", "wandb_log", "wandb_project", "wandb_run_name", "backend"]
+
 
 @dataclass(frozen=True)
 class Config(GPTConfig):
     """Every setting of a run, on top of the network's. The names are nanoGPT's where it has them.
-    A recipe in config/ replaces some of the defaults, and the command line replaces them again."""
+    A recipe in config/ overrides these defaults, and the command line overrides both."""
 
     network: Literal["gpt", "mlp", "bigram"] = "gpt"  # the Transformer, or one of ancestors.py
     n_hidden: int = 512  # width of the mlp's hidden layer
 
     # the run
-    out_dir: str = ""  # folder for the run's files; empty: out/ and the recipe's name
+    out_dir: str = ""  # folder for the run's files; empty: out/<recipe>
     dataset: str = "shakespeare_char"  # folder under data/, made by prepare_shakespeare.py
     init_from: str = "scratch"  # scratch, resume, auto (one of these two), or a checkpoint's path
     overwrite: bool = False  # let a new run replace the one in out_dir
@@ -67,30 +72,24 @@ class Config(GPTConfig):
     lr_decay_iters: int = 0  # step at which min_lr is reached; 0: max_iters
     min_lr: float = 1e-4  # AdamW's learning rate at the end of the decay
     weight_decay: float = 0.1  # pull of the matrices towards zero
-    beta1: float = 0.9  # AdamW's first beta, and Muon's momentum
-    beta2: float = 0.99  # AdamW's second beta, of squared gradients
+    beta1: float = 0.9  # of AdamW's average gradient, and Muon's momentum
+    beta2: float = 0.99  # of AdamW's average squared gradient
     grad_clip: float = 1.0  # largest norm of the gradient; 0: no clipping
 
     # the output
     eval_interval: int = 250  # steps between evaluations
-    checkpoint_interval: int = 0  # steps between further checkpoints; 0: none
+    checkpoint_interval: int = 0  # steps between extra saves of last.pt; 0: none
     eval_iters: int = 20  # batches in the estimate of the training loss
     log_interval: int = 10  # steps between progress lines
 
     def __post_init__(self):
-        """Raise ValueError at a number that makes no sense."""
+        """Reject values out of range."""
         for name, value in vars(self).items():
-            least = 1 if name in AT_LEAST_ONE else 0
-            if isinstance(value, (int, float)) and value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+            minimum = 1 if name in AT_LEAST_ONE else 0
+            if isinstance(value, (int, float)) and value < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, not {value}")
             if name in ("dropout", "beta1", "beta2") and value >= 1:
                 raise ValueError(f"{name} must be below 1, not {value}")
-
-
-AT_LEAST_ONE = {"n_layer", "n_head", "n_embd", "block_size", "n_hidden", "max_iters", "batch_size"}
-AT_LEAST_ONE |= {"gradient_accumulation_steps", "eval_interval", "eval_iters", "log_interval"}
-# nanoGPT's settings that mean nothing here: its recipes and command lines run all the same.
-NANOGPTS = ["always_save_checkpoint", "wandb_log", "wandb_project", "wandb_run_name", "backend"]
 
 
 # --- A batch: windows of the text -------------------------------------------------------------
@@ -106,16 +105,16 @@ class Tokens:
         return len(self.ids)
 
     def windows(self, starts, length):
-        """The `length` ids from each of `starts` (B,) on: (B, length), int64, on the device."""
+        """`length` ids beginning at each of `starts` (B,): (B, length), int64, on the device."""
         ids = self.ids[starts[:, None] + np.arange(length)]  # (B, length)
         ids = torch.from_numpy(ids.astype(np.int64))
         if self.device.type == "cuda":
-            ids = ids.pin_memory()  # from other memory, a copy would make the program wait
+            ids = ids.pin_memory()  # so that the copy runs in the background
         return ids.to(self.device, non_blocking=True)
 
     def in_order(self, block_size, count=None):
-        """Yield batches of windows (B, block_size + 1) that predict each character of the split
-        once; the last one is shorter if need be. With count: only so many, spread evenly."""
+        """Yield batches of windows (B, block_size + 1) that predict each character but the first
+        once; the last window may be shorter. With count: that many windows, spread evenly."""
         starts = np.arange(0, len(self) - 1, block_size)
         if count is not None:
             starts = np.linspace(0, len(self) - block_size - 1, count).astype(np.int64)
@@ -123,14 +122,14 @@ class Tokens:
         rows = max(1, hardware.tokens_at_once(self.device) // block_size)
         for i in range(0, len(whole), rows):
             yield self.windows(whole[i : i + rows], block_size + 1)
-        for start in starts[len(whole) :]:
-            yield self.windows(np.array([start]), len(self) - start)
+        if len(whole) < len(starts):
+            yield self.windows(starts[-1:], len(self) - starts[-1])
 
 
 def get_batch(tokens, config, step):
     """A step's windows, each with the character that follows it: (N, block_size + 1) token ids,
-    N = batch_size * gradient_accumulation_steps. They follow from the seed and the step alone, so
-    a resumed run draws the same ones."""
+    N = batch_size * gradient_accumulation_steps. They depend only on the seed and the step, so a
+    resumed run draws the same ones."""
     generator = np.random.default_rng([config.seed, step])
     count = config.batch_size * config.gradient_accumulation_steps
     starts = generator.integers(len(tokens) - config.block_size, size=count)  # (N,)
@@ -148,18 +147,18 @@ def tokens_per_step(config):
 def get_lr(step, config):
     """The factor on the peak learning rates at a step, counted from 0.
 
-    Warm-up: it rises linearly, and would reach 1 at step warmup_iters. Decay: it falls from 1 to
-    min_lr / learning_rate at step lr_decay_iters, along a line or half a cosine, and stays there.
+    Warm-up: it rises linearly to 1 at step warmup_iters. Decay: it falls from 1 to min_lr /
+    learning_rate at step lr_decay_iters, along a line or half a cosine, and stays there.
     """
     if step < config.warmup_iters:
         return (step + 1) / (config.warmup_iters + 1)
-    if config.lr_schedule == "constant" or config.learning_rate == 0:
+    if config.lr_schedule == "constant":
         return 1.0
     end = config.lr_decay_iters or config.max_iters
-    fraction = max(0, end - step) / max(1, end - config.warmup_iters)  # of the decay to come
+    fraction = max(0, end - step) / max(1, end - config.warmup_iters)  # of the decay that is left
     if config.lr_schedule == "cosine":
         fraction = (1 - math.cos(math.pi * fraction)) / 2
-    lowest = config.min_lr / config.learning_rate
+    lowest = config.min_lr / config.learning_rate if config.learning_rate else 0.0
     return lowest + fraction * (1 - lowest)
 
 
@@ -176,29 +175,28 @@ def set_lr(optimizers, factor):
 def configure_optimizers(network, config):
     """AdamW for all parameters; or Muon for the matrices inside the blocks, AdamW for the rest.
 
-    AdamW keeps two running averages for each weight: of the gradient, which gives the direction of
-    its step, and of the squared gradient; the step is divided by its square root. So a weight moves
-    by about the learning rate, whatever the size of its gradients.
+    AdamW averages each weight's gradient and its square. A step is the first average divided by the
+    square root of the second: about the learning rate, whatever the size of the gradients.
     Source: Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101.
     """
     named = list(network.named_parameters())
     vectors = [parameter for _, parameter in named if parameter.dim() < 2]
-    matrices = [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
-    embeddings = [p for name, p in named if p.dim() == 2 and not name.startswith("blocks.")]
+    in_blocks = [p for name, p in named if p.dim() == 2 and name.startswith("blocks.")]
+    others = [p for name, p in named if p.dim() == 2 and not name.startswith("blocks.")]
     muon = config.optimizer == "muon"
-    if muon and not matrices:
+    if muon and not in_blocks:
         raise UserError(f"optimizer=muon is for a gpt's blocks, and a {config.network} has none")
 
     decay = {"weight_decay": config.weight_decay}
     adamw = {"initial_lr": config.learning_rate, "betas": (config.beta1, config.beta2)}
     groups = [
-        {"params": embeddings if muon else matrices + embeddings, **adamw, **decay},
+        {"params": others if muon else in_blocks + others, **adamw, **decay},
         # Biases and the gains of norms do not decay: a gain of zero would switch its layer off.
         {"params": vectors, **adamw, "weight_decay": 0.0},
     ]
     optimizers = [torch.optim.AdamW(groups, fused=True)]
     if muon:
-        group = {"params": matrices, "initial_lr": config.muon_learning_rate, **decay}
+        group = {"params": in_blocks, "initial_lr": config.muon_learning_rate, **decay}
         optimizers.append(Muon([group], network.dtype, momentum=config.beta1))
     return optimizers
 
@@ -207,28 +205,32 @@ def configure_optimizers(network, config):
 
 
 def train_step(network, optimizers, scaler, windows, config):
-    """One step of gradient descent on get_batch()'s windows; returns the mean loss in nats, as a
-    tensor: reading it would make a GPU wait.
+    """One step of gradient descent on get_batch()'s windows. Returns this process's mean loss in
+    nats, as a tensor: reading it would make a GPU wait.
 
-    network: possibly compiled, or wrapped for several processes, of which each takes an equal part
-    of a batch. scaler: for float16, it scales the loss up so that gradients do not vanish, and
+    network: may be compiled, or wrapped for several processes, each of which takes an equal part of
+    a batch. scaler: for float16, it scales the loss up so that gradients do not underflow, and
     skips a step whose gradients are infinite; for other dtypes it does nothing.
     """
     for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
     total = 0.0
     batches = windows.split(config.batch_size)  # (batch_size, block_size + 1) each
     for number, batch in enumerate(batches, start=1):
         batch = processes.own_part(batch)  # (batch_size / WORLD, block_size + 1)
-        waiting = WORLD > 1 and number < len(batches)  # average the gradients once, at the end
-        with network.no_sync() if waiting else contextlib.nullcontext():
-            _, loss = network(batch[:, :-1], batch[:, 1:])
-            loss = loss / config.gradient_accumulation_steps
+        x, y = (
+            batch[:, :-1],
+            batch[:, 1:],
+        )  # the inputs, and the targets: the characters that follow
+        with processes.averaging_gradients(network, now=number == len(batches)):
+            _, loss = network(x, y)
+            loss = loss / len(batches)
             scaler.scale(loss).backward()
         total = total + loss.detach()
     for optimizer in optimizers:
         scaler.unscale_(optimizer)
-    torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip or math.inf)
+    if config.grad_clip > 0:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
     for optimizer in optimizers:
         scaler.step(optimizer)
     scaler.update()
@@ -255,16 +257,16 @@ def estimate_loss(network, batches):
     total, count = 0.0, 0
     for i, windows in enumerate(batches):  # (B, T + 1)
         if i % WORLD == RANK:  # each process takes every WORLD-th batch
-            _, loss = network(windows[:, :-1], windows[:, 1:])
-            total += loss.item() * windows[:, 1:].numel()
-            count += windows[:, 1:].numel()
+            x, y = windows[:, :-1], windows[:, 1:]
+            _, loss = network(x, y)
+            total, count = total + loss.item() * y.numel(), count + y.numel()
     network.train()
     total, count = processes.summed([total, count])
     return total / count
 
 
 def evaluate(network, optimizers, scaler, splits, meta, config, state):
-    """Measure both losses, save the run, and its weights apart if they are the best so far.
+    """Measure both losses and save the run. The best weights so far are also saved by themselves.
 
     Validation covers its whole split in order, so the same weights give the same digits. The
     training loss is an estimate from eval_iters batches of windows, spread evenly over the text.
@@ -273,14 +275,14 @@ def evaluate(network, optimizers, scaler, splits, meta, config, state):
     train_loss = estimate_loss(network, splits["train"].in_order(config.block_size, count))
     val_loss = estimate_loss(network, splits["val"].in_order(config.block_size))
     check_finite(train_loss + val_loss, config, state)
-    # Not "<": a run that was killed while it saved the best weights repeats the evaluation.
+    # "<=": if a run is killed after last.pt but before ckpt.pt, its resume must save ckpt.pt.
     best = val_loss <= state.best_val_loss
     state.best_val_loss = min(val_loss, state.best_val_loss)
 
     tokens = state.step * tokens_per_step(config)
-    rate = config.learning_rate * get_lr(state.step, config)
-    state.log = [row for row in state.log if row[0] < state.step]  # a resume begins with one again
-    state.log += [[state.step, tokens, round(state.seconds, 2), rate, train_loss, val_loss]]
+    lr = config.learning_rate * get_lr(state.step, config)
+    state.log = [row for row in state.log if row[0] < state.step]  # a resume may repeat the last
+    state.log += [[state.step, tokens, round(state.seconds, 2), lr, train_loss, val_loss]]
     if RANK > 0:
         return
     checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
@@ -308,10 +310,10 @@ def short_sample(network, vocab, device):
 def check_finite(number, config, state):
     """Raise UserError if a loss, or a sum of weights, is not finite."""
     if not math.isfinite(number):
+        rates = f"learning_rate {config.learning_rate}, muon_learning_rate "
         raise UserError(
-            f"step {state.step}: the loss is no longer a finite number; lower learning_rate (now "
-            f"{config.learning_rate}) or raise warmup_iters; {config.out_dir} has the last good "
-            "weights"
+            f"step {state.step}: the loss is no longer a finite number; lower the learning rate "
+            f"({rates}{config.muon_learning_rate}) or raise warmup_iters ({config.warmup_iters})"
         )
 
 
@@ -323,10 +325,10 @@ def train(network, optimizers, scaler, splits, meta, config, state):
     if len(splits["train"]) <= config.block_size:
         raise UserError(f"{config.dataset} is too short for block_size {config.block_size}")
     processes.check_batch_size(config.batch_size)
-    wrapped = processes.wrapped(network)  # shares its parameters, and averages their gradients
+    trained = processes.wrapped(network)  # the same parameters; averages their gradients
     if config.compile:
         batch = get_batch(splits["train"], config, step=0)[: config.batch_size]
-        wrapped = hardware.compiled(wrapped, processes.own_part(batch))
+        trained = hardware.compiled(trained, processes.own_part(batch))
     stop = processes.StopRequest()
     started = time.perf_counter() - state.seconds
     log_step, log_time = state.step, time.perf_counter()
@@ -338,16 +340,19 @@ def train(network, optimizers, scaler, splits, meta, config, state):
             log_step, log_time = state.step, time.perf_counter()
         elif signal or extra:
             check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
-            checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
-        if last or signal:
-            return 0 if last else signal
+            if RANK == 0:
+                checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
+        if last:
+            return 0
+        if signal:
+            return signal
 
         # Like the batch, dropout's randomness follows from the step; it differs by process.
         torch.manual_seed(config.seed + state.step + RANK * config.max_iters)
-        rate = get_lr(state.step, config)
-        set_lr(optimizers, rate)
+        factor = get_lr(state.step, config)
+        set_lr(optimizers, factor)
         windows = get_batch(splits["train"], config, state.step)
-        loss = train_step(wrapped, optimizers, scaler, windows, config)
+        loss = train_step(trained, optimizers, scaler, windows, config)
         state.step += 1
         state.seconds = time.perf_counter() - started
 
@@ -358,7 +363,7 @@ def train(network, optimizers, scaler, splits, meta, config, state):
             left = timedelta(seconds=round((config.max_iters - state.step) * seconds))
             show(
                 f"step {state.step}/{config.max_iters} | loss {loss:.4f} | "
-                f"lr {config.learning_rate * rate:.1e} | "
+                f"lr {config.learning_rate * factor:.1e} | "
                 f"{tokens_per_step(config) / seconds:,.0f} tokens/s | {left} left",
                 passing=True,
             )
@@ -377,10 +382,10 @@ def print_losses(network, splits, config):
 
 
 def set_up(given):
-    """What train() takes. given: {name: value}, the settings of the recipe and the command line."""
-    # Defaults, then what a checkpoint passes on, then what is given.
-    saved, resume = processes.from_first_process(checkpoint.starting_point, Config(**given))
-    config = Config(**{**checkpoint.inherited(saved, given, resume), **given})
+    """Build all that train() takes. given: {name: value}, from the recipe and the command line."""
+    asked = Config(**given)  # says which checkpoint to start from, which passes on settings
+    saved, resume = processes.from_first_process(checkpoint.starting_point, asked)
+    config = Config(**checkpoint.inherited(saved, given, resume) | given)
     device = processes.own_device(hardware.pick_device(config.device))
 
     meta, paths = open_dataset(config.dataset)
@@ -395,6 +400,7 @@ def set_up(given):
     if saved:
         checkpoint.check_same_data(saved, meta, resume)
         network.load_state_dict(saved["weights"])
+    # Sets the network's dtype, and swaps in a faster dropout on a CPU.
     hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
     size = sum(parameter.numel() for parameter in network.parameters())
     show(f"network: {config.network}, {size:,} parameters, on {device} in {network.dtype}")
@@ -411,10 +417,11 @@ def set_up(given):
 def main(arguments):
     given = read_settings(Config, arguments, "train.py", recipe=True, ignored=NANOGPTS)
     recipe = given.pop("recipe", "run")
-    folder = given.setdefault("out_dir", f"out/{Path(recipe).stem}")
+    folder = given["out_dir"] = given.get("out_dir") or f"out/{Path(recipe).stem}"
     processes.join_processes()
     writes = RANK == 0 and not given.get("eval_only")
-    with hardware.errors_explained(), locked(folder) if writes else contextlib.nullcontext():
+    lock = locked(folder) if writes else contextlib.nullcontext()
+    with hardware.errors_explained(), lock:
         network, optimizers, scaler, splits, meta, config, state = set_up(given)
         if config.eval_only:
             return print_losses(network, splits, config)

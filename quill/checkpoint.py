@@ -18,21 +18,19 @@ import torch
 from ancestors import build
 from model import GPTConfig
 from quill.files import reading, replacing
-from quill.processes import RANK
 from quill.terminal import UserError, show
 from tokenizer import Tokenizer, list_characters
 
-FORMAT = 4  # raised when an older program could not read a newer file, or the other way round
-# The settings that give the weights their shape: a checkpoint's cannot be changed.
-SHAPE = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"network", "n_hidden"}
+FORMAT = 4  # raise it whenever the format changes
+# The settings that the weights were trained for: they cannot be changed.
+ARCHITECTURE = {field.name for field in fields(GPTConfig)} - {"dropout"}
+ARCHITECTURE |= {"network", "n_hidden"}
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not inherit these
 
 
 def save(name, network, config, meta, state, optimizers=(), scaler=None):
     """Write a checkpoint into config.out_dir: all that sampling from a network needs; with the
     optimizers and the scaler, all that a resume needs. meta: the dataset's meta.json."""
-    if RANK > 0:
-        return
     checkpoint = {
         "format": FORMAT,
         "weights": network.state_dict(),
@@ -68,6 +66,7 @@ def read_checkpoint(path):
 
 def network_of(checkpoint):
     """A checkpoint's network with its weights, on the CPU, ready to generate."""
+    # train.Config itself cannot be imported here, since train.py imports this file.
     config, vocab = SimpleNamespace(**checkpoint["config"]), checkpoint["meta"]["vocab"]
     network = build(config, len(vocab))
     network.load_state_dict(checkpoint["weights"])
@@ -109,9 +108,9 @@ def refuse_to_overwrite(folder):
 def starting_point(config):
     """(the checkpoint that a run starts from or None, whether the run is a resume)."""
     folder, origin = Path(config.out_dir), config.init_from
-    last, named = folder / "last.pt", origin not in ("scratch", "resume", "auto")
+    last, from_file = folder / "last.pt", origin not in ("scratch", "resume", "auto")
     if config.eval_only:
-        return read_checkpoint(Path(origin) if named else folder / "ckpt.pt"), False
+        return read_checkpoint(Path(origin) if from_file else folder / "ckpt.pt"), False
     if origin == "resume" or (origin == "auto" and last.exists()):
         if not last.exists():
             others = ", ".join(str(path.parent) for path in sorted(Path("out").glob("*/last.pt")))
@@ -119,32 +118,31 @@ def starting_point(config):
         return read_checkpoint(last), True
     if not config.overwrite:
         refuse_to_overwrite(folder)
-    return (read_checkpoint(Path(origin)) if named else None), False
+    return (read_checkpoint(Path(origin)) if from_file else None), False
 
 
 def inherited(checkpoint, given, resume):
     """{name: value}: the settings that a run takes from the checkpoint that it starts from, unless
-    they are given. A resume and eval_only take all of them, else it is the network's shape.
+    they are given: in a resume and with eval_only all of them, otherwise only the architecture.
 
     given: {name: value} of the recipe and the command line. Raises UserError if they change what
     cannot change, and prints what a resume changes.
     """
     if checkpoint is None:
         return {}
-    before = {name: x for name, x in checkpoint["config"].items() if name not in PER_CALL}
-    fixed = SHAPE | {"optimizer"} if resume else SHAPE
-    for name, was in before.items():
-        if given.get(name, was) == was:
+    saved = {name: x for name, x in checkpoint["config"].items() if name not in PER_CALL}
+    for name, value in saved.items():
+        if given.get(name, value) == value:
             continue
-        if name in fixed:
+        if name in ARCHITECTURE or (resume and name == "optimizer"):
             raise UserError(
-                f"{name} is {given[name]} here but {was} in the checkpoint; it cannot change: "
+                f"{name} is {given[name]} here but {value} in the checkpoint; it cannot change: "
                 "leave it out, or start from scratch"
             )
         if resume:
-            show(f"changed since this run stopped: {name} = {given[name]} (was {was})")
+            show(f"changed since this run stopped: {name} = {given[name]} (was {value})")
     whole = resume or given.get("eval_only")
-    return before if whole else {name: before[name] for name in SHAPE}
+    return saved if whole else {name: saved[name] for name in ARCHITECTURE}
 
 
 def check_same_data(checkpoint, meta, resume):
@@ -160,7 +158,7 @@ def check_same_data(checkpoint, meta, resume):
         )
     if resume and saved["checksums"] != meta["checksums"]:
         raise UserError(
-            "the dataset is not the text that this run began with, or is split in another way; "
+            "the dataset is not the text that this run began with, or is split differently; "
             f"prepare that one again ({saved['source']}), or train on this one in a new run, with "
             "--init_from=FILE and --out_dir=out/NAME"
         )

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: replace a file, lock a folder, report what cannot be read."""
+"""Write a file completely or not at all, lock a folder, report what cannot be read."""
 
 import contextlib
 import os
@@ -52,8 +52,8 @@ def sync_folder(path):
 
 @contextlib.contextmanager
 def locked(folder):
-    """Make a folder, keep other processes of this program out of it, and remove what killed ones
-    left. The operating system releases the lock when the process ends, however it ends."""
+    """Make a folder, keep other processes of this program out of it, and remove the temporary files
+    of killed ones. The operating system releases the lock however the process ends."""
     folder = Path(folder)
     path = folder / ".lock"
     try:

@@ -4,6 +4,7 @@ seed gives the same text on the same machine. docs/speed.md has the measurements
 import contextlib
 import ctypes
 import inspect
+import math
 import sys
 
 import torch
@@ -33,8 +34,8 @@ def pick_device(name="auto"):
 def cpu_has_bfloat16():
     """Whether this CPU has instructions for bfloat16. Without them it is emulated, a hundred times
     slower than float32."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, bool)() for name in names)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not in every PyTorch
+    return any(hasattr(torch.cpu, name) and getattr(torch.cpu, name)() for name in names)
 
 
 def pick_dtype(name, device):
@@ -76,14 +77,14 @@ def errors_explained():
 
 # --- Training ---------------------------------------------------------------------------------
 
-PIECE = 1 << 19  # factors that are made at once: 1 MB in bfloat16 stays in a core's cache
+PIECE = 1 << 19  # factors at a time: 1 MB in bfloat16 stays in a core's cache
 
 
 class FastDropout(nn.Module):
     """nn.Dropout for training on a CPU: zero each entry with probability p, scale up the others.
 
-    PyTorch draws a full random number for each decision, on one core: at 6 layers, 256 wide, over
-    a third of a training step. This draws 8 random bits, so p is rounded to a multiple of 1 / 256.
+    PyTorch draws a full random number for each decision, on one core: a third of a training step (6
+    layers, 256 wide). This draws 8 random bits, so p is rounded to a multiple of 1 / 256.
     Source: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html.
     """
 
@@ -97,14 +98,15 @@ class FastDropout(nn.Module):
             return x
         factors = torch.empty(x.numel(), dtype=x.dtype)  # each 0 or the scale
         for piece in factors.split(PIECE):
-            eights = torch.empty(-(-piece.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-            draws = eights.view(torch.uint8)[: piece.numel()]  # each in 0 .. 255
+            words = torch.empty(math.ceil(piece.numel() / 8), dtype=torch.int64)
+            words.random_(-(2**63), None)  # 8 random bytes in each
+            draws = words.view(torch.uint8)[: piece.numel()]  # each in 0 .. 255
             piece.copy_(draws.ge_(self.zeroed)).mul_(self.scale)
         return x * factors.view(x.shape)
 
 
 def swap(network, kind, replacement):
-    """Replace each module of a kind inside a network by `replacement(module)`."""
+    """Replace each module of a kind inside a network with `replacement(module)`."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, kind):
@@ -125,7 +127,7 @@ def keep_freed_memory():
 
 def unwrap_optimizers():
     """Take the decorators off torch.optim's methods. At their first call, they import
-    torch.compile's machinery: 1.3 seconds before the first step, and nothing here uses it."""
+    torch.compile's machinery, which takes 1.3 seconds before the first step."""
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         setattr(Optimizer, name, inspect.unwrap(getattr(Optimizer, name)))
     AdamW.step = torch.no_grad()(inspect.unwrap(AdamW.step))
@@ -144,9 +146,8 @@ def for_training(network, device, dtype):
 
 
 def compiled(network, windows):
-    """A network through torch.compile on CUDA; as it is on a CPU, where it gains nothing, or where
-    it fails, for lack of Triton or of a C compiler. The first call compiles, so it is made here, on
-    windows (B, T + 1)."""
+    """torch.compile the network on CUDA. Elsewhere, or if that fails (no Triton, no C compiler), it
+    is returned as it is. The first call compiles, so it is made here, on windows (B, T + 1)."""
     if not windows.is_cuda:
         return network
     result = torch.compile(network)
@@ -182,13 +183,13 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
-def for_sampling(network, device, name):
+def for_sampling(network, device, dtype_name):
     """Move a network to a device, in the dtype of that name, as it generates fastest there; it can
     no longer be trained. On a CPU, auto is bfloat16 for a large network only: a product in bfloat16
     reads half of the memory, but takes longer to start."""
     large = network.config.n_embd >= PACKED_FROM
-    dtype = pick_dtype(name, device)
-    if name == "auto" and device.type == "cpu" and not large:
+    dtype = pick_dtype(dtype_name, device)
+    if dtype_name == "auto" and device.type == "cpu" and not large:
         dtype = torch.float32
     network.to(device, dtype)
     network.dtype = dtype

@@ -13,7 +13,7 @@ COLORS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56
 
 
 def write_log(folder, rows):
-    """Write log.csv anew. rows: lists of numbers in the order of COLUMNS, the losses in nats."""
+    """Write all of log.csv. rows: lists of numbers in the order of COLUMNS, the losses in nats."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
     with replacing(Path(folder) / "log.csv") as file:
@@ -40,7 +40,7 @@ def new_figure(width, height, title):
 
     look = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     look |= {"font.size": 12, "axes.titlesize": 11, "figure.titlesize": 14, "grid.color": "0.92"}
-    matplotlib.rcParams.update(look | {"text.parse_math": False})  # a $ is a character like others
+    matplotlib.rcParams.update(look | {"text.parse_math": False})  # show a $ as it is
     # The class itself, not pyplot, which would look for a window system and keep every figure.
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title)
@@ -54,7 +54,7 @@ def plot_loss(folder, rows):
         return
     columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     steps, train_loss, val_loss = columns["step"], columns["train_loss"], columns["val_loss"]
-    best = min(range(len(rows)), key=val_loss.__getitem__)
+    best = val_loss.index(min(val_loss))
     figure = new_figure(8, 5.5, "Training and validation loss")
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     losses.plot(steps, train_loss, "o--", color="0.4", markersize=5, label="training")

@@ -11,8 +11,8 @@ ITERATIONS = 4
 
 
 class Muon(Optimizer):
-    """Momentum, with each update replaced by the nearest orthogonal matrix: the matrix moves
-    equally in all directions, while AdamW moves mostly in the few that dominate its gradients.
+    """Momentum, with each update replaced with a nearly orthogonal matrix: the matrix moves equally
+    in all directions, while AdamW moves mostly in the few that dominate its gradients.
 
     All matrices of one shape are updated at once, in `dtype`: torch.optim.Muon takes one at a time,
     and always bfloat16, which a CPU without bfloat16 instructions emulates.
@@ -39,12 +39,12 @@ class Muon(Optimizer):
                 gradients = [parameter.grad for parameter in parameters]
                 momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
                 torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-                # Nesterov: the averages as they will be after one more such gradient.
+                # Nesterov: the averages as they would be if these gradients came again.
                 updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
                 changes = nearly_orthogonal(torch.stack(updates), self.dtype)
                 remaining = 1 - group["lr"] * group["weight_decay"]
                 torch._foreach_mul_(parameters, remaining)
-                # The rows of a tall orthogonal matrix are short, so its steps are made longer.
+                # With more rows than columns, the rows are shorter than 1, so they are scaled up.
                 rate = group["lr"] * math.sqrt(max(1, rows / columns))
                 torch._foreach_sub_(parameters, changes.float().unbind(), alpha=rate)
 

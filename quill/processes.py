@@ -1,5 +1,6 @@
 """Several processes as one run, started by torchrun, and the signals that end a run."""
 
+import contextlib
 import os
 import signal
 
@@ -22,7 +23,7 @@ def join_processes():
     if os.environ.get("LOCAL_WORLD_SIZE") == str(WORLD):
         # torchrun's store outlives the processes, and after a restart it still has the addresses
         # of the dead ones (https://github.com/pytorch/pytorch/issues/135712). So each restart gets
-        # a prefix of its own. Across several machines the restarts are not counted alike.
+        # a prefix of its own. Across several machines the restarts are counted differently.
         store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
@@ -67,13 +68,19 @@ def summed(numbers):
 
 
 def wrapped(network):
-    """A network whose gradients are averaged over all processes; of one process, the network."""
+    """A network whose gradients are averaged over all processes; with one process, the network."""
     return DistributedDataParallel(network) if WORLD > 1 else network
 
 
+def averaging_gradients(network, now):
+    """The context of a backward pass on a wrapped network, which averages the gradients over all
+    processes now, or leaves that to a later one."""
+    return contextlib.nullcontext() if now or WORLD == 1 else network.no_sync()
+
+
 def from_first_process(function, *arguments):
-    """function(*arguments) as process 0 computes it, in every process: the files on another machine
-    may differ."""
+    """Call the function in process 0, and return its result in all of them: the files on another
+    machine may differ."""
     values = [function(*arguments) if RANK == 0 else None]
     if WORLD > 1:
         distributed.broadcast_object_list(values, device=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Read a recipe and a command line into the fields of a dataclass, whichever it is.
+"""Read a recipe and a command line into the fields of any dataclass.
 
 A field is a setting: its annotation is the type, its default the default, and the comment at the
 end of its line is what --help says about it. A recipe is a file of `name = value` lines in Python's
@@ -24,7 +24,7 @@ def comments(cls):
     """{name of a field: the comment at the end of its line}, those of base classes too."""
     found = {}
     for part in reversed(cls.__mro__[:-1]):
-        found |= re.findall(r"(?m)^    (\w+): .*?  # (.*)$", inspect.getsource(part))
+        found.update(re.findall(r"(?m)^    (\w+): .*?  # (.*)$", inspect.getsource(part)))
     return found
 
 
@@ -41,7 +41,7 @@ def kind_of(field):
 
 
 def checked(cls, field, value):
-    """`value` as a setting takes it. ValueError says what is wrong with it."""
+    """The value of a setting, converted and checked. ValueError says what is wrong with it."""
     kind, several, choices = kind_of(field)
     if several:
         value = tuple(as_kind(field.name, kind, one) for one in value)
@@ -49,7 +49,7 @@ def checked(cls, field, value):
         value = as_kind(field.name, kind, value)
     if choices and value not in choices:
         raise ValueError(f"{field.name} must be one of {', '.join(choices)}, not {value!r}")
-    cls(**{field.name: value})  # __post_init__ knows the limits of each value
+    cls(**{field.name: value})  # thrown away: __post_init__ checks the limits of each value
     return value
 
 
@@ -100,11 +100,11 @@ def read_recipe(cls, path, ignored):
         if name not in known:
             raise UsageError(f"{where}: unknown name {name!r}{did_you_mean(name, known)}")
         if name in values:
-            raise UsageError(f"{where}: {name} is set a second time (first in line {lines[name]})")
+            raise UsageError(f"{where}: {name} is set twice (first in line {lines[name]})")
         try:
             value = ast.literal_eval(value)
         except ValueError as error:
-            raise UsageError(f"{where}: {name} must be a plain value, no formula") from error
+            raise UsageError(f"{where}: {name} must be a plain value, not a formula") from error
         try:
             values[name] = checked(cls, known[name], value)
         except ValueError as error:

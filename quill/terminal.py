@@ -30,6 +30,7 @@ def run_main(main):
         sys.stdout.flush()  # here, where an error can still be reported
     except UserError as error:
         if not SILENT:  # the processes of a run usually fail together: one report is enough
+            show("", passing=True)  # erases a progress line
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:

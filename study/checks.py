@@ -22,7 +22,7 @@ from study.plots import rates_figure, save
 
 
 def set_up(arguments, study):
-    """What train.train() takes, and saves no checkpoint."""
+    """What train.set_up() returns for the recipe and the settings of a command line."""
     program = f"-m study {study}"
     given = read_settings(train.Config, arguments, program, recipe=True, ignored=train.NANOGPTS)
     given.setdefault("out_dir", f"out/{Path(given.pop('recipe', 'run')).stem}")
@@ -43,8 +43,9 @@ def dry_run(arguments):
     tied = ", of which lm_head uses token_embedding's" if isinstance(network, GPT) else ""
     print(f"{'parameters':<28}{total:>12,}{tied}")
 
-    windows, seconds = train.get_batch(splits["train"], config, step=0), []
-    forward = hardware.compiled(network, windows) if config.compile else network
+    batch = train.get_batch(splits["train"], config, step=0)[: config.batch_size]
+    forward = hardware.compiled(network, batch) if config.compile else network
+    seconds = []
     while len(seconds) < 5 or (sum(seconds) < 2 and len(seconds) < 50):
         start = time.perf_counter()
         windows = train.get_batch(splits["train"], config, step=len(seconds))
@@ -94,7 +95,7 @@ def flops_per_token(network):
 # --- overfit_batch: can it learn at all? ------------------------------------------------------
 
 OVERFIT_STEPS = 300
-MEMORIZED = 0.1  # nats: the right character has a probability of 90 %, as a geometric mean
+MEMORIZED = 0.1  # nats: a probability of 90 % for the right character
 # A network that never looks at its input can still learn how frequent each character is. On Tiny
 # Shakespeare, that takes a fifth off the loss (4.17 to 3.3). A table of pairs takes off almost a
 # half on one batch, and can do no better.
@@ -115,7 +116,7 @@ def overfit_batch(arguments):
         if losses[-1] < MEMORIZED:
             break
     change = f"from {losses[0]:.4f} to {losses[-1]:.4f} in {step} steps on a single batch"
-    if not losses[-1] < LEARNED * losses[0]:  # nan is not below anything
+    if not losses[-1] < LEARNED * losses[0]:  # in this form, nan is an error too
         raise UserError(
             f"the loss went {change}, which is not enough: try another learning_rate (find_lr "
             "proposes one) or a larger network; otherwise, look for a bug"
@@ -131,7 +132,7 @@ SMOOTHING = 0.9  # batches differ, so the loss is averaged over about ten of the
 
 
 def find_lr(arguments):
-    """Raise the learning rate exponentially until the loss blows up, and propose a rate.
+    """Raise the learning rate until the loss blows up, and propose a rate.
 
     Source: Smith 2015, https://arxiv.org/abs/1506.01186.
     """
@@ -149,6 +150,8 @@ def find_lr(arguments):
         losses.append(smooth)
         if step % 10 == 0:
             show(f"rate {rate:.1e} | loss {smooth:.4f}", passing=True)
+    if not rates:
+        raise UserError("the loss of the first step is not a finite number: look for a bug")
     lowest = rates[losses.index(min(losses))]
     proposal = lowest / 3  # a whole run needs a lower rate than a single step
     show(f"the loss is lowest at a rate of {lowest:.1e}")

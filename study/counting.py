@@ -21,7 +21,7 @@ class CountingOptions:
 
 
 def ngrams(arguments):
-    """Print the validation loss of counted n-grams for each n, and a sample from the best one."""
+    """Print how far counting gets you: the loss of n-grams for each n, and a sample."""
     options = CountingOptions(**read_settings(CountingOptions, arguments, "-m study ngrams"))
     meta, paths = open_dataset(options.dataset)
     vocab = meta["vocab"]

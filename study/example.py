@@ -23,7 +23,7 @@ class ExampleOptions:
 
 
 def example(arguments):
-    """Print every number between a text of four characters and its loss, and some gradients."""
+    """Print every number between a tiny text and its loss, and some gradients."""
     options = ExampleOptions(**read_settings(ExampleOptions, arguments, "-m study example"))
     vocab = "".join(sorted(set(TEXT)))
     ids = torch.tensor([vocab.index(character) for character in TEXT])  # (T + 1,)
@@ -58,7 +58,7 @@ def print_forward_pass(network, ids, vocab):
     probabilities = F.softmax(outputs["lm_head"], dim=1)  # (T, V)
 
     names = [vocab[i] for i in ids[:-1]]
-    first = f"    the first of {names[-1]!r}:"
+    first = f"    first entry of {names[-1]!r}:"
     print_rows("the embedding of each character", names, outputs["token_embedding"])
     print_rows("x: plus the embedding of its position", names, outputs["dropout"])
     print_rows("x normalized: mean 0, variance 1", names, outputs["blocks.0.attention_norm"])

@@ -54,9 +54,6 @@ def visible(character):
     return symbols.get(character, character if character.isprintable() else ascii(character)[1:-1])
 
 
-# --- attention: where does each character look? -----------------------------------------------
-
-
 @dataclass(frozen=True)
 class AttentionOptions(PlotOptions):
     start: str = "ROMEO:"  # the text in which the heads look around, or FILE:path
@@ -64,7 +61,7 @@ class AttentionOptions(PlotOptions):
 
 
 def attention(arguments):
-    """Plot the attention weights of two heads, or of all."""
+    """Plot where two heads look, or all of them."""
     options, path, network, tokenizer = prepare(AttentionOptions, arguments, "attention")
     if not isinstance(network, GPT):
         raise UserError(f"a {type(network).__name__} has no attention weights: only a GPT has")
@@ -112,11 +109,8 @@ def attention_figure(weights, text, heads):
     return figure
 
 
-# --- embeddings: which characters are alike? --------------------------------------------------
-
-
 def embeddings(arguments):
-    """Plot the embeddings of the characters, in the plane in which they differ most."""
+    """Plot the characters in the plane in which their embeddings differ most."""
     _, path, network, tokenizer = prepare(PlotOptions, arguments, "embeddings")
     vectors = next(network.parameters()).detach().numpy()  # (V, C); a bigram's table: (V, V)
     save(embeddings_figure(vectors, tokenizer.vocab), path)
@@ -163,21 +157,14 @@ def spread(positions, room):
     return positions
 
 
-# --- temperature: what is the next character drawn from? --------------------------------------
-
-
 @dataclass(frozen=True)
 class TemperatureOptions(PlotOptions):
     start: str = "To be, or not to b"  # the text before the character, or FILE:path
     temperature: tuple[float, ...] = (0.5, 1.0, 1.5)  # a panel for each
 
-    def __post_init__(self):
-        if not all(0 <= value < math.inf for value in self.temperature):
-            raise ValueError("temperature must be 0 or above")
-
 
 def temperature(arguments):
-    """Plot the probabilities of the next character at some temperatures, with top-k and top-p."""
+    """Plot the probabilities of the next character at several temperatures."""
     options, path, network, tokenizer = prepare(TemperatureOptions, arguments, "temperature")
     text, idx = read_prompt(options.start, tokenizer)
     with torch.no_grad():
@@ -211,20 +198,18 @@ def temperature_figure(logits, vocab, text, settings):
     return figure
 
 
-# --- losses: of several runs, and of several learning rates -----------------------------------
-
-
 @dataclass(frozen=True)
 class RunsOptions:
     output: str = "runs.png"  # the PNG
 
 
 def runs(arguments):
-    """Plot the losses of the runs whose folders come first among the arguments."""
+    """Plot the losses of several runs: python -m study runs out/a out/b."""
     folders = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    options = RunsOptions(**read_settings(RunsOptions, arguments[len(folders) :], "-m study runs"))
+    program, rest = "-m study runs out/a out/b", arguments[len(folders) :]
+    options = RunsOptions(**read_settings(RunsOptions, rest, program))
     if not 1 <= len(folders) <= len(COLORS):
-        raise UsageError(f"name 1 to {len(COLORS)} runs, as in python -m study runs out/a out/b")
+        raise UsageError(f"1 to {len(COLORS)} folders are needed, as in python {program}")
     save(runs_figure({folder: read_log(folder) for folder in folders}), options.output)
 
 
@@ -240,12 +225,12 @@ def runs_figure(logs):
             axes.plot(log[unit], log["train_loss"], lw=1, ms=3, **look)
         axes.grid(axis="y")
         axes.set(xlabel=unit, xlim=(0, None))
-    # Untrained networks, at step 0, have so high a loss that the rest of the curves would look flat.
+    # The losses at step 0 may lie outside: they are so high that all others would look alike.
     later = [loss for log in logs.values() for loss in log["val_loss"][1:] or log["val_loss"]]
     panels[0].set(ylabel="loss (nats per character)", ylim=(None, max(later) + 0.1))
-    title = "a run, and its lowest validation loss"
+    look = {"title": "a run, and its lowest validation loss", "ncols": 2}
     entries = panels[0].get_legend_handles_labels()
-    figure.legend(*entries, title=title, loc="outside lower center", ncols=2)
+    figure.legend(*entries, loc="outside lower center", **look)
     return figure
 
 

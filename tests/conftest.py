@@ -125,15 +125,16 @@ def log_rows(folder):
 
 def contents(path):
     """{name: value} of all that a checkpoint holds, with a hash for each tensor; but not how long
-    it took, nor how it was started."""
+    it took, how it was started, and the last learning rate, which follows from the step."""
     from quill.checkpoint import read_checkpoint
 
+    skipped = {"seconds", "log", "out_dir", "init_from", "overwrite", "lr"}
     found = {}
 
     def add(name, value):
         if isinstance(value, (dict, list)):
             for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-                if key not in ("seconds", "log", "out_dir", "init_from"):
+                if key not in skipped:
                     add(f"{name}/{key}", part)
         elif isinstance(value, torch.Tensor):
             found[name] = hashlib.sha256(value.numpy().tobytes()).hexdigest()

@@ -1,89 +1,57 @@
-"""quill/hardware.py: what is faster computes the same, and auto picks what is faster."""
+"""quill/hardware.py: what is faster computes the same, and the same again on the same machine."""
 
-from quill import hardware
-from quill.checkpoint import load_checkpoint
-from quill.hardware import (
-    FastDropout,
-    PackedLinear,
-    TransposedLinear,
-    pick_attention,
-    speed_up_sampling,
-    speed_up_training,
-)
-from quill.terminal import UserError
-
+import copy
 import math
-import os
-import subprocess
-import sys
 
+import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, random_ids, small_network, tiny_run
+from conftest import random_ids, small_network
 from torch import nn
 
-import train
+from model import Linear, generate
+from quill import hardware
+from quill.hardware import FastDropout, for_sampling, for_training, pick_device, pick_dtype
+from quill.terminal import UserError
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU = torch.device("cpu")
+NETWORKS = [{}, {"bias": True, "position": "rotary"}, {"token_shift": True, "qk_norm": True}]
+NETWORKS += [{"network": "mlp", "n_hidden": 8}, {"network": "bigram"}]
+networks = pytest.mark.parametrize("shape", NETWORKS)
 
-# --- Device, dtype and attention --------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "seconds, chosen",
-    [
-        ({"float32": 1.0, "bfloat16": 0.3}, "bfloat16"),
-        ({"float32": 1.0, "bfloat16": 90.0}, "float32"),
-    ],
-)
-def test_dtype_auto_is_the_faster_one_and_a_resume_stays_with_it(
-    workspace, monkeypatch, seconds, chosen
-):
-    monkeypatch.setattr(
-        hardware, "seconds_to_multiply", lambda dtype: seconds[str(dtype).removeprefix("torch.")]
-    )
-    train.main([*TINY, "--dtype=auto"])
-    assert load_checkpoint("out/run/last.pt")["config"]["dtype"] == chosen
-    monkeypatch.setattr(hardware, "seconds_to_multiply", lambda dtype: 1.0)
-    train.main(["--out_dir=out/run", "--init_from=resume", "--max_iters=10"])
-    assert load_checkpoint("out/run/last.pt")["config"]["dtype"] == chosen
+# --- Device and dtype -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "device", "picked"),
-    [
-        ("auto", CPU, "written_out"),
-        ("auto", CUDA, "fused"),
-        ("fused", CPU, "fused"),
-        ("written_out", CUDA, "written_out"),
-    ],
-)
-def test_attention_auto_is_the_faster_one_and_any_other_is_itself(name, device, picked):
-    assert pick_attention(name, device) == picked
+def test_a_device_that_is_not_there_is_one_line_with_its_name():
+    for name in ("nonsense", "cpu:x", "cuda:99"):
+        with pytest.raises(UserError, match=f"{name}[^\n]*$"):
+            pick_device(name)
 
 
-def test_a_run_on_a_cpu_writes_attention_out_unless_told_otherwise(workspace):
-    assert tiny_run().network.config.attention == "written_out"
-    assert tiny_run("--attention=fused").network.config.attention == "fused"
+@pytest.mark.parametrize("has", [True, False])
+def test_dtype_auto_is_bfloat16_only_where_the_processor_has_it(monkeypatch, has):
+    monkeypatch.setattr(hardware, "cpu_has_bfloat16", lambda: has)
+    assert pick_dtype("auto", CPU) is (torch.bfloat16 if has else torch.float32)
+    assert pick_dtype("float16", CPU) is torch.float16
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("error", "fact"),
     [
-        ("CUDA out of memory. Tried to allocate 2 GiB", "halve batch_size and double"),
-        ("[gloo] Connection closed by peer", "another process of this run has ended"),
-        ("NCCL communicator was aborted", "another process of this run has ended"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "batch_size"),
+        (MemoryError(), "batch_size"),
+        (RuntimeError("[gloo] Connection closed by peer"), "process"),
     ],
 )
-def test_an_error_of_memory_or_of_another_process_is_explained(message, told):
-    with pytest.raises(UserError, match=told), hardware.errors_explained():
-        raise RuntimeError(message)
+def test_too_little_memory_and_a_lost_process_are_reported_in_one_line(error, fact):
+    with pytest.raises(UserError, match=fact), hardware.errors_explained():
+        raise error
 
 
-@pytest.mark.parametrize("message", ["a mistake", "CUDA error: an illegal memory access"])
-def test_any_other_error_passes_as_it_is(message):
-    with pytest.raises(RuntimeError, match=f"^{message}$"), hardware.errors_explained():
-        raise RuntimeError(message)
+def test_any_other_error_passes_as_it_is():
+    with pytest.raises(RuntimeError, match="illegal"), hardware.errors_explained():
+        raise RuntimeError("CUDA error: an illegal memory access")
 
 
 # --- Training ---------------------------------------------------------------------------------
@@ -94,208 +62,109 @@ def test_any_other_error_passes_as_it_is(message):
 def test_fast_dropout_zeroes_its_fraction_and_keeps_the_mean(p, dtype):
     torch.manual_seed(0)
     dropout = FastDropout(p)
-    x = torch.ones(1000, 999, dtype=dtype, requires_grad=True)  # no multiple of 8; two pieces
-    assert x.numel() > hardware.PIECE
+    x = torch.ones(1000, 999, dtype=dtype, requires_grad=True)  # not a multiple of 8; two pieces
     y = dropout(x)
     zeroed = (y == 0).double()
     p = round(p * 256) / 256  # the nearest that 8 bits can decide
     spread = math.sqrt(p * (1 - p) / x.numel())
     assert abs(zeroed.mean() - p) < 5 * spread
-    # No row or column is favored, and neighbors know nothing of each other.
-    for dim in (0, 1):
+    for dim in (0, 1):  # no row or column is favored
         assert (zeroed.mean(dim) - p).abs().max() < 6 * math.sqrt(p * (1 - p) / 999)
     both = (zeroed.flatten()[1:] * zeroed.flatten()[:-1]).mean()
-    assert abs(both - p * p) < 10 * spread
-    kept = torch.tensor(1 / (1 - p), dtype=dtype)
-    assert set(y.unique().tolist()) == {0.0, kept.item()}
+    assert abs(both - p * p) < 10 * spread  # neighbors are independent
+    kept = torch.tensor(1 / (1 - p), dtype=dtype).item()
+    assert set(y.unique().tolist()) == {0.0, kept}
     y.sum().backward()
-    assert torch.equal(x.grad, y)  # what was zeroed learns nothing
-    torch.manual_seed(0)
-    assert torch.equal(dropout(x), y)
-    assert set(dropout(x.T).unique().tolist()) == {0.0, kept.item()}  # in any layout
-    assert torch.equal(FastDropout(0.0)(x), x)
-    assert torch.equal(dropout.eval()(x), x)
+    assert torch.equal(x.grad, y)  # no gradient where an entry was zeroed
+    assert set(dropout(x.T).unique().tolist()) == {0.0, kept}  # in any layout
+    assert torch.equal(FastDropout(0.0)(x), x) and torch.equal(dropout.eval()(x), x)
 
 
-def kinds(network, kind):
-    return [module for module in network.modules() if isinstance(module, kind)]
-
-
-def test_a_cpu_trains_with_fast_dropout_and_other_devices_with_pytorchs(workspace, monkeypatch):
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
-    run = tiny_run("--dropout=0.3")
-    assert not kinds(run.network, nn.Dropout)
-    fast = kinds(run.network, FastDropout)
-    assert len(fast) == 1 + 3 * 2  # the embedding's; in each layer two of attention, one after it
-    assert {dropout.zeroed for dropout in fast} == {round(0.3 * 256)}
-    network = small_network(dropout=0.3)
-    speed_up_training(network, CUDA, torch.bfloat16)
-    assert not kinds(network, FastDropout)
-    assert len(kinds(network, nn.Dropout)) == len(fast)
-
-
-@pytest.mark.parametrize("shape", [{}, {"network": "mlp", "n_hidden": 8}])
-def test_fast_dropout_changes_nothing_but_what_is_dropped(shape):
-    network = small_network(dropout=0.5, **shape)
+def loss_and_gradients(shape, dtype=None):
+    """The loss and all gradients of a network, as it is or as for_training() makes it."""
+    network = small_network(**shape, scale=1.5).train()
     ids = random_ids(network)
+    if dtype:
+        for_training(network, CPU, dtype)
+    loss = network(ids[:, :-1], ids[:, 1:])[1]
+    loss.backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
+    return loss.item(), torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+@networks
+def test_training_in_float32_equals_the_plain_network_and_in_bfloat16_is_close(shape):
+    loss, gradients = loss_and_gradients(shape)
+    loss32, gradients32 = loss_and_gradients(shape, torch.float32)
+    loss16, gradients16 = loss_and_gradients(shape, torch.bfloat16)
+    assert loss32 == loss and torch.equal(gradients32, gradients)
+    assert loss16 == pytest.approx(loss, rel=0.01)
+    assert (gradients16 - gradients).norm() < 0.05 * gradients.norm()
+    multiplies = shape.get("network") != "bigram"
+    assert torch.equal(gradients16, gradients) != multiplies
+
+
+@networks
+def test_training_drops_entries_and_evaluation_none(shape):
+    network, ids = small_network(**shape, dropout=0.5), random_ids(small_network())
     expected = network(ids)[0]
-    speed_up_training(network.train(), CPU, torch.float32)
+    for_training(network.train(), CPU, torch.float32)
+    if shape.get("network") != "bigram":
+        assert not torch.equal(network(ids)[0], network(ids)[0])
     assert torch.equal(network.eval()(ids)[0], expected)
-    network.train()
-    assert not torch.equal(network(ids)[0], network(ids)[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_cpu_the_residual_stream_is_in_the_dtype_of_the_run(workspace, dtype):
-    name = str(dtype).removeprefix("torch.")
-    run = tiny_run(f"--dtype={name}", "--position=rotary")
-    met = []
-    for module in run.network.blocks:
-        module.register_forward_hook(
-            lambda module, inputs, x: met.append((inputs[0].dtype, inputs[1][0].dtype, x.dtype))
-        )
-    exact = tiny_run("--dtype=float32", "--position=rotary")
-    exact.network.load_state_dict(run.network.state_dict())
-    losses = []
-    for each in (run, exact):
-        loss, norm = train.train_step(each, each.network, train.training_windows(each))
-        losses.append((loss.item(), norm.item()))
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
-    train.mean_loss(run, "val", train.split_starts(run, "val"))
-    assert set(met) == {(dtype, dtype, dtype)}
-    run.network(train.training_windows(run)[:, :-1])  # without autocast: in float32
-    assert met[-1] == (torch.float32,) * 3
-    assert {parameter.dtype for parameter in run.network.parameters()} == {torch.float32}
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_multiplies_in_the_dtype_of_its_input_and_keeps_float32_weights(bias):
+    torch.manual_seed(0)
+    linear, x = Linear(7, 5, bias=bias), torch.randn(3, 7, dtype=torch.bfloat16)
+    y = linear(x)
+    expected = nn.functional.linear(x, *copy.deepcopy(linear).bfloat16().parameters())
+    torch.testing.assert_close(y, expected, atol=0, rtol=0)
+    y.sum().backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in linear.parameters())
 
 
-def test_a_run_on_a_cpu_takes_torchs_steps_and_never_loads_its_compiler(workspace):
-    """torch.compile's machinery takes over a second to load."""
-    script = """
-import sys, torch
-from torch.optim import AdamW, Optimizer
-import train
-from quill.hardware import speed_up_training
-
-names = ["add_param_group", "state_dict", "load_state_dict", "zero_grad"]
-decorated = [(Optimizer, name, getattr(Optimizer, name)) for name in names]
-decorated.append((AdamW, "step", AdamW.step))
-start, gradients = torch.randn(5, 7), torch.randn(6, 5, 7)
-
-def steps():
-    parameter = torch.nn.Parameter(start.clone())
-    optimizer = AdamW([parameter], lr=0.1, weight_decay=0.1, fused=True)
-    for gradient in gradients:
+def test_adamw_without_its_decorators_equals_the_papers_formula():
+    hardware.unwrap_optimizers()
+    generator = np.random.default_rng(0)
+    expected, gradients = generator.normal(size=(5, 7)), generator.normal(size=(6, 5, 7))
+    parameter = nn.Parameter(torch.from_numpy(expected.copy()))
+    optimizer = torch.optim.AdamW([parameter], 0.1, (0.8, 0.95), weight_decay=0.3, fused=True)
+    mean = square = 0.0
+    for step, gradient in enumerate(gradients, start=1):
         optimizer.zero_grad()
-        parameter.grad = gradient
+        parameter.grad = torch.from_numpy(gradient)
         optimizer.step()
-        again = AdamW([parameter], fused=True)
-        again.load_state_dict(optimizer.state_dict())
-        optimizer = again
-    return parameter.detach()
-
-speed_up_training(torch.nn.Module(), torch.device("cpu"), torch.float32)
-plain = steps()
-assert "torch._dynamo" not in sys.modules
-train.main([*sys.argv[1:], "--optimizer=muon"])
-train.main(["--init_from=resume", "--max_iters=10"])
-assert "torch._dynamo" not in sys.modules, "by a run"
-for owner, name, method in decorated:
-    assert getattr(owner, name) is not method, name
-    setattr(owner, name, method)
-assert torch.equal(plain, steps()) and not torch.equal(plain, start)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *TINY],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+        mean, square = 0.8 * mean + 0.2 * gradient, 0.95 * square + 0.05 * gradient**2
+        update = mean / (1 - 0.8**step) / (np.sqrt(square / (1 - 0.95**step)) + 1e-8)
+        expected = expected * (1 - 0.1 * 0.3) - 0.1 * update
+    np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-6)
 
 
 # --- Sampling ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", [TransposedLinear, PackedLinear])
-@pytest.mark.parametrize("shape", [{"bias": True}, {}, {"network": "mlp", "n_hidden": 8}])
-def test_every_layout_gives_the_same_logits(shape, layout, monkeypatch):
-    network = small_network(**shape).eval()
+@pytest.mark.parametrize("n_embd", [12, 192])  # below and above the size from which it is packed
+@pytest.mark.parametrize(
+    ("name", "error"), [("float32", 1e-5), ("bfloat16", 0.03), ("float16", 4e-3)]
+)
+@networks
+def test_sampling_gives_the_same_logits_within_rounding(shape, name, error, n_embd):
+    network = small_network(**shape, n_embd=n_embd, scale=1.0)
     ids = random_ids(network)
     expected = network(ids)[0]
-    monkeypatch.setattr(hardware, "LAYOUTS", [(torch.float32, layout)])
-    laid_out = speed_up_sampling(network, "float32", torch.device("cpu"), 1)
-    if torch.backends.mkldnn.is_available():
-        assert not any(isinstance(module, torch.nn.Linear) for module in laid_out.modules())
-    torch.testing.assert_close(laid_out(ids)[0], expected, atol=1e-5, rtol=1e-5)
+    logits = for_sampling(network, CPU, name)(ids)[0]
+    assert logits.dtype == getattr(torch, name)
+    assert (logits - expected).abs().max() < error * expected.abs().max()
 
 
-@pytest.mark.parametrize(
-    "name, seconds, chosen",
-    [
-        ("auto", [1.0, 0.9, 0.9], (torch.float32, TransposedLinear)),  # no clear gain
-        ("auto", [1.0, 0.5, 0.9], (torch.float32, PackedLinear)),
-        ("auto", [1.0, 0.9, 0.5], (torch.bfloat16, PackedLinear)),
-        ("float32", [1.0, 0.9], (torch.float32, TransposedLinear)),
-        ("bfloat16", [1.0], (torch.bfloat16, PackedLinear)),
-    ],
-)
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch has no oneDNN")
-def test_the_layout_that_writes_fastest_is_taken(name, seconds, chosen, monkeypatch):
-    monkeypatch.setattr(hardware, "pick_dtype", lambda name, device: torch.bfloat16)
-    if name == "float32":
-        monkeypatch.setattr(hardware, "pick_dtype", lambda name, device: torch.float32)
-    times = iter(seconds)
-    monkeypatch.setattr(hardware, "seconds_to_write", lambda network, streams: next(times))
-    before = small_network().eval()
-    weights = before.token_embedding.weight.detach().clone()
-    network = speed_up_sampling(before, name, torch.device("cpu"), 1)
-    assert (network.token_embedding.weight.dtype, type(network.lm_head)) == chosen
-    # Rounded once, from float32: not float32 again after another dtype was tried.
-    assert torch.equal(network.token_embedding.weight, weights.to(chosen[0]))
-
-
-def test_without_onednns_operators_the_network_writes_as_it_is(monkeypatch):
-    monkeypatch.setattr(
-        hardware, "LAYOUTS", [(torch.float32, lambda linear: torch.ops.no.such(linear))]
-    )
-    network = speed_up_sampling(small_network().eval(), "float32", torch.device("cpu"), 1)
-    assert isinstance(network.lm_head, torch.nn.Linear)
-
-
-# --- CUDA, as far as a CPU can show it --------------------------------------------------------
-
-
-def test_float32_products_use_tf32_on_cuda_only(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
-    speed_up_training(small_network(), torch.device("cpu"), torch.float32)
-    assert asked == []
-    speed_up_training(small_network(), torch.device("cuda"), torch.float32)
-    assert asked == ["high"]
-
-
-def test_where_the_compiler_fails_training_goes_on_without_it(workspace, monkeypatch, capsys):
-    def fail(network):
-        def call(*arguments):
-            raise RuntimeError("Failed to find C compiler.\nlong explanation")
-
-        return call
-
-    monkeypatch.setattr(torch, "compile", fail)
-    run = tiny_run()
-    run.device = torch.device("cuda")
-    assert train.forward_of(run) is run.network
-    out = capsys.readouterr().out
-    assert "torch.compile cannot be used here" in out and "Failed to find C compiler" in out
-    assert "long explanation" not in out
-
-
-def test_what_the_compiler_returns_is_used(workspace, monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda network: lambda *arguments: network(*arguments))
-    run = tiny_run("--compile=True")
-    assert train.forward_of(run) is run.network  # on a CPU it is never compiled
-    run.device = torch.device("cuda")
-    assert train.forward_of(run) is not run.network
-    run = tiny_run("--compile=False")
-    run.device = torch.device("cuda")
-    assert train.forward_of(run) is run.network
+@pytest.mark.parametrize("n_embd", [12, 192])
+@networks
+def test_the_same_seed_generates_the_same_text_in_auto(shape, n_embd):
+    network = small_network(**shape, n_embd=n_embd, scale=1.0)
+    texts = []
+    for generator in (torch.Generator().manual_seed(1) for _ in range(2)):
+        fast = for_sampling(copy.deepcopy(network), CPU, "auto")
+        texts.append(generate(fast, random_ids(network, length=3), 20, generator=generator))
+    assert torch.equal(*texts)

@@ -12,6 +12,7 @@ median of several runs, with the lowest and the highest in brackets. It needs da
 prepared from the real text.
 """
 
+import contextlib
 import csv
 import multiprocessing
 import os
@@ -126,11 +127,15 @@ def wait_for_gpu():
 # --- The plain way ----------------------------------------------------------------------------
 
 
-def read_config(arguments):
-    """The train.Config of a command line, which may name a recipe."""
+def read_given(arguments):
+    """{name: value}: the settings of a command line, which may name a recipe."""
     given = read_settings(train.Config, arguments, "train.py", recipe=True)
-    given.pop("recipe", None)
-    return train.Config(**given)
+    return {name: value for name, value in given.items() if name != "recipe"}
+
+
+def read_config(arguments):
+    """The same as a train.Config."""
+    return train.Config(**read_given(arguments))
 
 
 class PlainAttention(CausalSelfAttention):
@@ -191,15 +196,10 @@ def plain_sampling(pipe, arguments):
 
 def our_training(pipe, arguments):
     """train.py's step, as often as asked for."""
-    hardware.keep_freed_memory()
-    hardware.unwrap_optimizers()
-    config, device = read_config(arguments), hardware.pick_device()
-    _, paths = open_dataset("shakespeare_char")
-    tokens = train.Tokens(paths["train"], device)
-    network = build(config, VOCAB_SIZE)
-    hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
-    optimizers = train.configure_optimizers(network, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=network.dtype == torch.float16)
+    given = {**read_given(arguments), "overwrite": True}  # nothing is: this writes no file
+    with contextlib.redirect_stdout(sys.stderr):
+        network, optimizers, scaler, splits, _, config, _ = train.set_up(given)
+    tokens = splits["train"]
     forward = hardware.compiled(network, train.get_batch(tokens, config, step=0))
     numbers = count()
 
@@ -432,11 +432,11 @@ def measure_page():
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
     for name, arguments in (("0.8M, block 64", SMALL), ("4.7M, block 256", LARGER)):
         with tempfile.TemporaryDirectory() as folder:
-            config, page = read_config(arguments), Path(folder) / "page.html"
-            meta, _ = open_dataset("shakespeare_char")
-            state = train.State(best_val_loss=4.17)
-            save(Path(folder) / "ckpt.pt", build(config, VOCAB_SIZE), config, meta, state)
+            config = read_config([*arguments, f"--out_dir={folder}"])
+            (meta, _), state = open_dataset("shakespeare_char"), train.State(best_val_loss=4.17)
+            save("ckpt.pt", build(config, VOCAB_SIZE), config, meta, state)
             whole_process("-m", "page", f"--out_dir={folder}")
+            page = Path(folder) / "page.html"
             size, loads, speeds = page.stat().st_size / 1e6, [], []
             for _ in range(5):
                 driver.get(page.as_uri())

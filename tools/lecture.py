@@ -34,7 +34,7 @@ PAGE = ROOT / "docs" / "lecture.md"
 PROGRAMS = {"train.py", "sample.py", "prepare_shakespeare.py", "-m study", "-m page"}
 PLOTS = {  # in docs/: where the commands leave them
     "attention.png": "out/shakespeare_cpu/attention.png",
-    "by_heart.png": "out/by_heart/loss.png",
+    "memorized.png": "out/memorized/loss.png",
     "embeddings.png": "out/shakespeare_cpu/embeddings.png",
     "find_lr.png": "out/mlp/find_lr.png",
     "runs.png": "runs.png",

@@ -12,17 +12,29 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
-# Select the most surprising of the characters at the top of the text.
+# Select the most surprising of the first characters that the network has written.
 SELECT = """
-const box = document.getElementById("text");
-box.scrollTop = 0;
-const spans = [...box.querySelectorAll(".character:not(.prompt)")].slice(0, 250);
+const done = arguments[0], spans = [...document.querySelectorAll(".character:not(.prompt)")];
 const shade = (span) => +span.style.getPropertyValue("--shade");
-spans.reduce((most, span) => (shade(span) > shade(most) ? span : most)).click();
+spans.slice(0, 120).reduce((most, span) => (shade(span) > shade(most) ? span : most)).click();
+document.getElementById("text").scrollTop = 0;
+requestAnimationFrame(() => requestAnimationFrame(done));
 """
-# Choose the last head of the last layer, and scroll to the heads.
+# Choose the head in which that character looks at the most others, and scroll to the heads.
 CHOOSE_HEAD = """
-[...document.querySelectorAll("#heads button")].at(-1).click();
+const done = arguments[0], heads = [...document.querySelectorAll("#heads button")], counts = [];
+const is_lit = (span) => span.style.getPropertyValue("--shade") > 0.2;
+const choose = (head) => {
+  heads[head].click();
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    counts.push([...document.querySelectorAll(".character")].filter(is_lit).length);
+    if (counts.length < heads.length) choose(head + 1);
+    else if (counts.length === heads.length) choose(counts.indexOf(Math.max(...counts)));
+    else done();
+  }));
+};
+choose(0);
+document.getElementById("text").scrollTop = 0;
 scrollBy(0, document.getElementById("attention_title").getBoundingClientRect().top - 16);
 """
 
@@ -39,6 +51,7 @@ def open_chromium():
     options.binary_location = browser
     options.add_argument("--headless=new")
     options.add_argument("--no-sandbox")
+    options.add_argument("--hide-scrollbars")
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
 
 
@@ -50,7 +63,10 @@ def set_size(driver, height):
 
 def wait_for(driver, words):
     """Wait until the page's status line has these words."""
+    end = time.monotonic() + 300
     while words not in driver.find_element("id", "status").text:
+        if time.monotonic() > end:
+            raise TimeoutError(f"the page does not say {words!r}")
         time.sleep(0.1)
 
 
@@ -61,19 +77,18 @@ def photograph_page(page, folder=DOCS):
         print("no Chromium with chromedriver here: the pictures of the page stay as they were")
         return
     with driver:
-        set_size(driver, 860)
+        set_size(driver, 960)
         driver.get(page.resolve().as_uri())
         wait_for(driver, "Wrote 200")  # by itself
         driver.find_element("id", "prompt").send_keys("ROMEO:")
         driver.find_element("id", "write").click()
         wait_for(driver, "Wrote 500")
         for name, height, script in (
-            ("page.png", 860, SELECT),
+            ("page.png", 960, SELECT),
             ("page_attention.png", 640, CHOOSE_HEAD),
         ):
             set_size(driver, height)
-            driver.execute_script(script)
-            time.sleep(0.5)  # the page draws in its next frame
+            driver.execute_async_script(script)
             driver.save_screenshot(str(folder / name))
 
 
