@@ -36,10 +36,10 @@ PIECE = 1 << 20  # characters that are encoded at a time: their ids as Python in
 class Options:
     """The command line."""
 
-    source: str = ""  # a UTF-8 text: path or URL; empty: Tiny Shakespeare, downloaded
+    source: str = ""  # a UTF-8 text: path, URL or - (a pipe); empty: Tiny Shakespeare, downloaded
     dataset: str = "shakespeare_char"  # the folder under data/ to write
     split: str = "0.9,0.1"  # fractions for train, val and, if given, test
-    vocab: str = ""  # meta.json of a dataset whose vocabulary to use instead of the text's own
+    vocab: str = ""  # a dataset or a checkpoint whose vocabulary to use instead of the text's own
 
 
 # --- Getting the text -------------------------------------------------------------------------
@@ -95,14 +95,32 @@ def get_text(source, folder):
         return get_tiny_shakespeare(folder)
     if source.startswith(("http://", "https://")):
         return download(source), source
+    path = Path("/dev/stdin" if source == "-" else source).expanduser()
     try:
-        return Path(source).read_bytes(), source
+        return path.read_bytes(), source
     except OSError as error:
-        raise UserError(f"--source {source}: {error.strerror or error}") from error
+        many = f"; to join several files: cat {source}/*.txt > all.txt" if path.is_dir() else ""
+        raise UserError(f"--source {source}: {error.strerror or error}{many}") from error
+
+
+# How files begin that are often taken for a text, and what to do with them.
+NO_TEXTS = {
+    b"\xff\xfe": "UTF-16, as PowerShell's > writes it: save it as UTF-8 (iconv -f utf-16 -t utf-8)",
+    b"\xfe\xff": "UTF-16: save it as UTF-8 (iconv -f utf-16 -t utf-8)",
+    b"\x1f\x8b": "a gzip file: unpack it first (gunzip)",
+    b"PK\x03\x04": "a zip file or a word processor's: unpack it, or save it as plain text",
+    b"%PDF": "a PDF: extract its text first (pdftotext)",
+    b"\x89PNG": "a picture",
+}
 
 
 def decode(content, name):
     """The text that bytes stand for. Line ends become \\n, and a byte-order mark is dropped."""
+    for start, advice in NO_TEXTS.items():
+        if content.startswith(start):
+            raise UserError(f"{name} is not UTF-8 text, it looks like {advice}")
+    if content.count(0) > len(content) / 4:  # UTF-16 without a mark has a NUL in every second byte
+        raise UserError(f"{name} is not UTF-8 text: it is full of NULs, perhaps UTF-16 or binary")
     try:
         content.decode("utf-8")  # unchanged, for the offset of a bad byte
     except UnicodeDecodeError as error:
@@ -199,6 +217,18 @@ def read_meta(path):
         return meta
 
 
+def read_vocab(name):
+    """The vocabulary of a dataset's name, its folder, its meta.json, or a checkpoint."""
+    path = Path(name).expanduser()
+    if path.suffix == ".pt":
+        from quill.checkpoint import read_checkpoint  # here, because it imports torch
+
+        return read_checkpoint(path)["meta"]["vocab"]
+    if not path.exists():
+        path = Path("data") / name
+    return read_meta(path / "meta.json" if path.is_dir() else path)["vocab"]
+
+
 def open_dataset(dataset):
     """(the contents of data/<dataset>/meta.json, {split: path of its .bin file}), with every
     checksum compared."""
@@ -221,10 +251,14 @@ def main(arguments):
     if Path(name).name != name or name in ("", ".."):
         raise UsageError(f"--dataset {name!r}: give the name of a folder, not a path")
     fractions = parse_split(options.split)
-    vocab = read_meta(Path(options.vocab))["vocab"] if options.vocab else ""
+    vocab = read_vocab(options.vocab) if options.vocab else ""
+    earlier = Path("data") / name / "meta.json"
+    before = read_meta(earlier) if earlier.exists() else None
 
     meta = prepare(options.source, name, fractions, vocab)
 
+    if before and before["sha256"] != meta["sha256"]:
+        print(f"data/{name} held another text, from {before['source']}, which this one replaces")
     print(f"data/{name}: {meta['characters']:,} characters from {meta['source']}")
     print(f"vocabulary: {len(meta['vocab'])} characters")
     for split, tokens in meta["tokens"].items():

@@ -14,7 +14,9 @@ import quill  # noqa: F401, I001 (before torch, which reads what it sets)
 
 import sys
 import time
+import unicodedata
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -52,7 +54,7 @@ class Options:
             ("temperature", all(t >= 0 for t in self.temperature), "0 or above"),
             ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
             ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("seed", 0 <= self.seed < 2**63, "0 or above"),
+            ("seed", self.seed >= 0, "0 or above"),
         ):
             if not valid:
                 raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
@@ -66,11 +68,18 @@ def read_prompt(start, tokenizer):
     elif start.startswith("FILE:"):
         path = start.removeprefix("FILE:")
         try:
-            prompt = Path(path).read_text(encoding="utf-8-sig")
+            prompt = Path(path).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--start: cannot read {path}: {error}") from error
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise UserError(f"--start: cannot read {path}: {reason}") from error
         if not prompt:
             raise UserError(f"--start: {path} is empty")
+    if "\\" not in tokenizer.vocab:  # "\n", as a shell passes it on
+        prompt = prompt.replace("\\n", "\n")
+    for form in ("NFC", "NFD"):  # an accent is a part of its letter, or a character of its own
+        other = unicodedata.normalize(form, prompt)
+        if not set(prompt) <= set(tokenizer.vocab) and set(other) <= set(tokenizer.vocab):
+            prompt = other
     try:
         return prompt, torch.tensor([tokenizer.encode(prompt)])  # (1, T)
     except ValueError as error:
@@ -97,7 +106,8 @@ def write(network, tokenizer, prompt, idx, temperature, options):
 
 
 def main(arguments):
-    options = Options(**read_settings(Options, arguments, "sample.py"))
+    ignored = ["compile", "init_from"]  # nanoGPT's
+    options = Options(**read_settings(Options, arguments, "sample.py", ignored=ignored))
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)
     tokenizer = Tokenizer(checkpoint["meta"]["vocab"])
@@ -105,7 +115,8 @@ def main(arguments):
     device = hardware.pick_device(options.device)
     network = hardware.for_sampling(network_of(checkpoint), device, options.dtype)
     state, source = checkpoint["state"], checkpoint["meta"]["source"]
-    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}"
+    age = timedelta(seconds=round(time.time() - path.stat().st_mtime))
+    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}, {age} old"
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     started = time.monotonic()

@@ -11,7 +11,7 @@ import quill  # noqa: F401, I001 (before torch, which reads what it sets)
 
 import contextlib
 import math
-import shlex
+import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from quill.files import locked
 from quill.muon import Muon
 from quill.processes import RANK, WORLD
 from quill.settings import read_settings
-from quill.terminal import UserError, run_main, show
+from quill.terminal import UserError, quoted, run_main, show
 from tokenizer import Tokenizer
 
 # --- The settings -----------------------------------------------------------------------------
@@ -95,6 +95,9 @@ class Config(GPTConfig):
 # --- A batch: windows of the text -------------------------------------------------------------
 
 
+MOST_EVALUATED = 2_000_000  # characters of a split: on a CPU, more would take minutes each time
+
+
 class Tokens:
     """The token ids of one split, read from its .bin file as they are needed."""
 
@@ -114,8 +117,11 @@ class Tokens:
 
     def in_order(self, block_size, count=None):
         """Yield batches of windows (B, block_size + 1) that predict each character but the first
-        once; the last window may be shorter. With count: that many windows, spread evenly."""
+        once; the last window may be shorter. With count, or if the split has more characters than
+        MOST_EVALUATED: so many windows, spread evenly."""
         starts = np.arange(0, len(self) - 1, block_size)
+        if count is None and len(self) > MOST_EVALUATED:
+            count = MOST_EVALUATED // block_size
         if count is not None:
             starts = np.linspace(0, len(self) - block_size - 1, count).astype(np.int64)
         whole = starts[starts + block_size < len(self)]
@@ -160,6 +166,15 @@ def get_lr(step, config):
         fraction = (1 - math.cos(math.pi * fraction)) / 2
     lowest = config.min_lr / config.learning_rate if config.learning_rate else 0.0
     return lowest + fraction * (1 - lowest)
+
+
+def check_schedule(config):
+    """Say what is probably a mistake in the learning rates: settings that do not fit each other."""
+    end = config.lr_decay_iters or config.max_iters
+    if config.lr_schedule != "constant" and 0 < config.learning_rate < config.min_lr:
+        show(f"note: the rate rises: min_lr {config.min_lr} is above {config.learning_rate}")
+    if config.warmup_iters >= end:
+        show(f"note: a warm-up of {config.warmup_iters} steps leaves no decay before step {end}")
 
 
 def set_lr(optimizers, factor):
@@ -288,9 +303,10 @@ def evaluate(network, optimizers, scaler, splits, meta, config, state):
     checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
     if best:
         checkpoint.save("ckpt.pt", network, config, meta, state)
-    log.write_log(config.out_dir, state.log)
-    if state.step > 0:  # before that, there is no curve
-        log.plot_loss(config.out_dir, state.log)
+    with log.optional():
+        log.write_log(config.out_dir, state.log)
+        if state.step > 0:  # before that, there is no curve
+            log.plot_loss(config.out_dir, state.log)
     losses = f"training loss {train_loss:.4f}, validation loss {val_loss:.4f}"
     show(f"--- step {state.step}: {losses}, {'the best' if best else 'not the best'} so far")
     for line in short_sample(network, meta["vocab"], splits["val"].device).splitlines():
@@ -325,6 +341,7 @@ def train(network, optimizers, scaler, splits, meta, config, state):
     if len(splits["train"]) <= config.block_size:
         raise UserError(f"{config.dataset} is too short for block_size {config.block_size}")
     processes.check_batch_size(config.batch_size)
+    check_schedule(config)
     trained = processes.wrapped(network)  # the same parameters; averages their gradients
     if config.compile:
         batch = get_batch(splits["train"], config, step=0)[: config.batch_size]
@@ -391,6 +408,8 @@ def set_up(given):
     meta, paths = open_dataset(config.dataset)
     splits = {split: Tokens(path, device) for split, path in paths.items()}
     show(f"text:    {config.dataset}, {meta['characters']:,} characters from {meta['source']}")
+    if len(splits["val"]) > MOST_EVALUATED:
+        show(f"         evaluated on {MOST_EVALUATED:,} of its validation split, always the same")
 
     torch.manual_seed(config.seed)
     try:
@@ -417,7 +436,8 @@ def set_up(given):
 def main(arguments):
     given = read_settings(Config, arguments, "train.py", recipe=True, ignored=NANOGPTS)
     recipe = given.pop("recipe", "run")
-    folder = given["out_dir"] = given.get("out_dir") or f"out/{Path(recipe).stem}"
+    folder = os.path.expanduser(given.get("out_dir") or f"out/{Path(recipe).stem}")
+    given["out_dir"] = folder
     processes.join_processes()
     writes = RANK == 0 and not given.get("eval_only")
     lock = locked(folder) if writes else contextlib.nullcontext()
@@ -426,15 +446,18 @@ def main(arguments):
         if config.eval_only:
             return print_losses(network, splits, config)
         show(f"run:     {folder}, from step {state.step} to {config.max_iters}")
+        first = state.step
         signal = train(network, optimizers, scaler, splits, meta, config, state)
     processes.leave_processes()
     if signal:
-        command = f"python train.py --init_from=resume --out_dir={shlex.quote(folder)}"
+        command = f"python train.py --init_from=resume --out_dir={quoted(folder)}"
         show(f"stopped after step {state.step}, and saved; to go on:  {command}")
         sys.exit(128 + signal)
+    if state.step == first:
+        show("nothing was left to do; a larger --max_iters goes further")
     show(f"done: {state.step} steps in {timedelta(seconds=round(state.seconds))}")
     show(f"best validation loss: {state.best_val_loss:.4f}, in {folder}/ckpt.pt")
-    show(f"to generate text:  python sample.py --out_dir={shlex.quote(folder)}")
+    show(f"to generate text:  python sample.py --out_dir={quoted(folder)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from ancestors import build
 from model import GPTConfig
 from quill.files import reading, replacing
-from quill.terminal import UserError, show
+from quill.terminal import UserError, did_you_mean, show
 from tokenizer import Tokenizer, list_characters
 
 FORMAT = 4  # raise it whenever the format changes
@@ -82,7 +82,7 @@ def load(path):
 def find_checkpoint(out_dir="", checkpoint=""):
     """The path of the checkpoint that the options name; of the newest one if both are empty."""
     if checkpoint or out_dir:
-        return Path(checkpoint or Path(out_dir) / "ckpt.pt")
+        return Path(checkpoint or Path(out_dir) / "ckpt.pt").expanduser()
     found = Path("out").glob("*/ckpt.pt")
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
@@ -109,16 +109,18 @@ def starting_point(config):
     """(the checkpoint that a run starts from or None, whether the run is a resume)."""
     folder, origin = Path(config.out_dir), config.init_from
     last, from_file = folder / "last.pt", origin not in ("scratch", "resume", "auto")
+    path = Path(origin).expanduser()
     if config.eval_only:
-        return read_checkpoint(Path(origin) if from_file else folder / "ckpt.pt"), False
+        return read_checkpoint(path if from_file else folder / "ckpt.pt"), False
     if origin == "resume" or (origin == "auto" and last.exists()):
         if not last.exists():
-            others = ", ".join(str(path.parent) for path in sorted(Path("out").glob("*/last.pt")))
-            raise UserError(f"nothing to resume: no {last}; runs under out/: {others or 'none'}")
+            runs = [path.parent.as_posix() for path in Path("out").glob("*/last.pt")]
+            hint = did_you_mean(folder.as_posix(), runs)
+            raise UserError(f"nothing to resume: no {last}{hint}; out/ has {len(runs)} runs")
         return read_checkpoint(last), True
     if not config.overwrite:
         refuse_to_overwrite(folder)
-    return (read_checkpoint(Path(origin)) if from_file else None), False
+    return (read_checkpoint(path) if from_file else None), False
 
 
 def inherited(checkpoint, given, resume):
@@ -158,9 +160,9 @@ def check_same_data(checkpoint, meta, resume):
         )
     if resume and saved["checksums"] != meta["checksums"]:
         raise UserError(
-            "the dataset is not the text that this run began with, or is split differently; "
-            f"prepare that one again ({saved['source']}), or train on this one in a new run, with "
-            "--init_from=FILE and --out_dir=out/NAME"
+            f"the dataset is not the text that this run began with ({saved['source']}) but another "
+            f"one ({meta['source']}), or it is split differently; prepare that one again, or train "
+            "on this one in a new run, with --init_from=FILE and --out_dir=out/NAME"
         )
 
 

@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
-from quill.terminal import UserError
+from quill.terminal import UserError, show
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes that write into one folder are not noticed there
+except ImportError:  # Windows
     fcntl = None
 
 TEMPORARY = ".quillgpt-"  # how the names of temporary files begin
@@ -33,7 +34,7 @@ def replacing(path):
             if not special:
                 os.fsync(file.fileno())
         if not special:
-            os.replace(temporary, target)
+            put_in_place(temporary, target)
             sync_folder(target.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -42,12 +43,25 @@ def replacing(path):
             temporary.unlink()
 
 
+def put_in_place(temporary, target):
+    """Rename a file. Windows refuses while another program has the target open, a spreadsheet or
+    sample.py: try again for a second."""
+    for _ in range(10):
+        with contextlib.suppress(PermissionError):
+            return os.replace(temporary, target)
+        time.sleep(0.1)
+    os.replace(temporary, target)
+
+
 def sync_folder(path):
-    """Write a folder's entries to the disk, so that a rename survives a power cut (POSIX only)."""
-    if os.name == "posix":
+    """Write a folder's entries to the disk, so that a rename survives a power cut, where the system
+    can do that: Windows and some network file systems cannot."""
+    with contextlib.suppress(OSError):
         folder = os.open(path, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 @contextlib.contextmanager
@@ -59,8 +73,12 @@ def locked(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(path, "a+")  # noqa: SIM115 (closed below)
-        if fcntl:
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except (AttributeError, OSError):  # Windows, and file systems without locks
+            show(f"note: {folder} cannot be locked here, so let only one run write into it")
     except BlockingIOError as error:
         raise UserError(
             f"another process is writing into {folder}; wait for it, or choose another folder"
@@ -79,7 +97,8 @@ def reading(name, maker):
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"no {name}; {maker} makes one") from error
+        where = "" if Path(str(name)).is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"no {name}{where}; {maker} makes one") from error
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file can be wrong in any way

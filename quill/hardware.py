@@ -26,7 +26,7 @@ def pick_device(name="auto"):
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # a device with a valid name need not exist
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0][:100]
         raise UserError(f"device {name!r} cannot be used here ({reason})") from error
     return device
 

@@ -1,11 +1,15 @@
 """A run's log: log.csv, with one row for each evaluation, and loss.png, its plot."""
 
+import contextlib
 import csv
 import importlib.util
 import io
+import logging
+import os
 from pathlib import Path
 
 from quill.files import reading, replacing
+from quill.terminal import show
 
 COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 # Okabe and Ito's colors, which the color-blind can tell apart.
@@ -33,11 +37,24 @@ def matplotlib_installed():
     return importlib.util.find_spec("matplotlib") is not None
 
 
+@contextlib.contextmanager
+def optional():
+    """Go on if a log or a plot cannot be written, with a line that says why: no run ends for it."""
+    try:
+        yield
+    except Exception as error:  # of matplotlib, or of the file system
+        reason = str(error).split("\n")[0][:120]
+        show(f"note: the log or its plot could not be written: {reason}")
+
+
 def new_figure(width, height, title):
     """An empty matplotlib Figure of that many inches."""
+    os.environ["MPLBACKEND"] = "agg"  # the user's may not exist, and none is used
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not of a cache or a font, say
     import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcdefaults()  # a user's text.usetex, say, could fail
     look = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     look |= {"font.size": 12, "axes.titlesize": 11, "figure.titlesize": 14, "grid.color": "0.92"}
     matplotlib.rcParams.update(look | {"text.parse_math": False})  # show a $ as it is

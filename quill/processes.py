@@ -1,6 +1,7 @@
 """Several processes as one run, started by torchrun, and the signals that end a run."""
 
 import contextlib
+import gc
 import os
 import signal
 
@@ -11,12 +12,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from quill.terminal import UserError
 
-RANK = int(os.environ.get("RANK", "0"))  # of this process; only process 0 writes files
-WORLD = int(os.environ.get("WORLD_SIZE", "1"))  # how many processes train together
+TORCHRUN = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]  # what it sets
+STARTED = all(name in os.environ for name in TORCHRUN)
+RANK = int(os.environ["RANK"]) if STARTED else 0  # of this process; only process 0 writes files
+WORLD = int(os.environ["WORLD_SIZE"]) if STARTED else 1  # how many processes train together
 
 
 def join_processes():
     """Connect to the other processes, if there are any."""
+    missing = [name for name in TORCHRUN if name not in os.environ]
+    if missing and ("RANK" in os.environ or "WORLD_SIZE" in os.environ):
+        raise UserError(
+            f"RANK or WORLD_SIZE is set but not {', '.join(missing)}: start several processes with "
+            "torchrun, which sets them all, or unset them"
+        )
     if WORLD == 1:
         return
     store, rank, world = next(rendezvous("env://"))
@@ -30,9 +39,12 @@ def join_processes():
 
 
 def leave_processes():
-    """Disconnect from the other processes."""
+    """Disconnect from the other processes. What still holds threads of the group, such as DDP in a
+    reference cycle, would crash the interpreter at its end, so it is collected here."""
     if WORLD > 1:
+        gc.collect()
         distributed.destroy_process_group()
+        gc.collect()
 
 
 def own_device(device):

@@ -59,6 +59,8 @@ def as_kind(name, kind, value):
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"{name} must be {KINDS[kind]}, not {value!r}")
+    if kind is int and value >= 2**63:
+        raise ValueError(f"{name} must be below 2**63, not {value}")
     return value
 
 
@@ -72,13 +74,33 @@ def from_text(kind, text):
         return text
 
 
+def joined(cls, arguments):
+    """The arguments with "--name value" as "--name=value", and "--switch" as "--switch=True".
+    argparse would take a value that begins with a dash for an option."""
+    known = {f"--{field.name}": kind_of(field) for field in fields(cls)}
+    words, result = list(arguments), []
+    while words:
+        word = words.pop(0)
+        kind, several, _ = known.get(word, (None, True, None))
+        if kind is bool and (not words or words[0].lower() not in ("true", "false")):
+            word += "=True"
+        elif not several and words and words[0].split("=")[0] not in known:
+            word = f"{word}={words.pop(0)}"
+        result.append(word)
+    return result
+
+
 def read_recipe(cls, path, ignored):
     """(the settings of a recipe file as a dict, the names in it that are ignored)."""
     known = {field.name: field for field in fields(cls)}
     try:
         tree = ast.parse(Path(path).read_bytes(), path)
     except OSError as error:
-        raise UsageError(f"cannot read the recipe {path}: {error.strerror or error}") from error
+        hint = f" (did you mean --{path}?)" if path.split("=")[0] in known else ""
+        recipes = [recipe.as_posix() for recipe in sorted(Path("config").glob("*.py"))]
+        hint = hint or did_you_mean(f"config/{Path(path).stem.removeprefix('train_')}.py", recipes)
+        reason = error.strerror or error
+        raise UsageError(f"cannot read the recipe {path}: {reason}{hint}") from error
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno or 1}: {error.msg}") from error
     except ValueError as error:  # a NUL
@@ -137,18 +159,20 @@ def read_settings(cls, arguments, program, recipe=False, ignored=()):
     for field in fields(cls):
         kind, several, choices = kind_of(field)
         options = {"nargs": "+"} if several else {}
-        if kind is bool:
-            options = {"nargs": "?", "const": "True"}  # --compile is --compile=True
         wanted = "|".join(choices or [kind.__name__])
         help_text = f"{meanings[field.name]} (default: {field.default!r})".replace("%", "%%")
         parser.add_argument(f"--{field.name}", metavar=wanted, help=help_text, **options)
     for name in ignored:
         parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
 
-    namespace, unknown = parser.parse_known_args(arguments)
+    namespace, unknown = parser.parse_known_args(joined(cls, arguments))
+    if "=" in arguments:
+        parser.error("leave out the spaces around =, as in --name=value")
     if unknown:
         name = unknown[0].split("=")[0]
         hint = did_you_mean(name, [f"--{field.name}" for field in fields(cls)])
+        if name in {field.name for field in fields(cls)}:
+            hint = f" (did you mean '--{unknown[0]}'?)"
         parser.error(f"unknown argument {name!r}{hint}")
     texts = vars(namespace)
     path = texts.pop("recipe", None)

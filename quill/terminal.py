@@ -2,10 +2,13 @@
 
 import difflib
 import os
+import re
+import shutil
 import sys
+from pathlib import Path
 
 # torchrun gives each process a rank. Only the first process prints.
-SILENT = os.environ.get("RANK", "0") != "0"
+SILENT = os.environ.get("RANK", "0") != "0" and "MASTER_ADDR" in os.environ
 
 
 class UserError(Exception):
@@ -24,7 +27,8 @@ def run_main(main):
     """Call main(arguments) with the command line's. A UserError ends the program with one line on
     standard error, and Ctrl-C with none."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # to print any character
+        if hasattr(stream, "reconfigure"):  # a notebook's has not
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # prints any character
     try:
         main(sys.argv[1:])
         sys.stdout.flush()  # here, where an error can still be reported
@@ -49,9 +53,17 @@ def show(line, passing=False):
     if SILENT:
         return
     if sys.stdout.isatty():
+        if passing:  # a line that is wrapped could not be overwritten
+            line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\033[K{line}", end="" if passing else "\n", flush=True)
     else:
         print(line, flush=True)
+
+
+def quoted(path):
+    """A path as any shell takes it: with forward slashes, and in quotes if it has a space."""
+    path = Path(path).as_posix()
+    return f'"{path}"' if re.search(r"[^\w./:-]", path) else path
 
 
 def did_you_mean(name, known):
