@@ -326,11 +326,8 @@ def short_sample(network, vocab, device):
 def check_finite(number, config, state):
     """Raise UserError if a loss, or a sum of weights, is not finite."""
     if not math.isfinite(number):
-        rates = f"learning_rate {config.learning_rate}, muon_learning_rate "
-        raise UserError(
-            f"step {state.step}: the loss is no longer a finite number; lower the learning rate "
-            f"({rates}{config.muon_learning_rate}) or raise warmup_iters ({config.warmup_iters})"
-        )
+        advice = f"lower learning_rate ({config.learning_rate}) or raise warmup_iters"
+        raise UserError(f"step {state.step}: the loss is no longer a finite number; {advice}")
 
 
 # --- The loop ---------------------------------------------------------------------------------
@@ -390,14 +387,6 @@ def train(network, optimizers, scaler, splits, meta, config, state):
 # --- The program ------------------------------------------------------------------------------
 
 
-def print_losses(network, splits, config):
-    """Print the loss of every split in nats, in bits, and as a perplexity."""
-    for split, tokens in splits.items():
-        loss = estimate_loss(network, tokens.in_order(config.block_size))
-        units = f"{loss / math.log(2):.3f} bits per character, perplexity {math.exp(loss):.2f}"
-        show(f"{split + ':':<6} {loss:.4f} nats ({units})")
-
-
 def set_up(given):
     """Build all that train() takes. given: {name: value}, from the recipe and the command line."""
     asked = Config(**given)  # says which checkpoint to start from, which passes on settings
@@ -444,7 +433,12 @@ def main(arguments):
     with hardware.errors_explained(), lock:
         network, optimizers, scaler, splits, meta, config, state = set_up(given)
         if config.eval_only:
-            return print_losses(network, splits, config)
+            for split, tokens in splits.items():
+                loss = estimate_loss(network, tokens.in_order(config.block_size))
+                bits, perplexity = loss / math.log(2), math.exp(loss)
+                units = f"{bits:.3f} bits per character, perplexity {perplexity:.2f}"
+                show(f"{split + ':':<6} {loss:.4f} nats ({units})")
+            return
         show(f"run:     {folder}, from step {state.step} to {config.max_iters}")
         first = state.step
         signal = train(network, optimizers, scaler, splits, meta, config, state)

@@ -488,10 +488,10 @@ function next_probabilities(logits, temperature = 1, top_k = null, top_p = null)
   if (top_p !== null) {
     const all = total();
     let sum = 0;
-    kept = kept.filter((id, rank) => {
+    kept = kept.filter((id) => {
       const before = sum;
       sum += probabilities[id] / all;
-      return rank === 0 || before < top_p;
+      return before < top_p;
     });
   }
   const all = total();

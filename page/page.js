@@ -1,5 +1,5 @@
-// What the reader sees: a text, and panels that show how the network reads and writes it. All
-// numbers come from network.js, which runs in a worker.
+// What the reader sees: a text, and panels that show how the network reads and writes it. The
+// network itself is in network.js; it runs in a worker, so that the page never waits for it.
 "use strict";
 
 const PER_PRESS = 500; // characters that one press of Write adds
@@ -9,18 +9,19 @@ const DARKEST = 5; // nats: the surprise of a probability of 0.7 %, shaded most
 const MOST_IN_MAP = 48; // characters in a heat map: more would be less than a pixel each
 const ATTENTION_KEPT = 2000; // characters whose attention weights are kept: they take much memory
 
-function fill(node, attributes, children) {
+function complete(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children); // a string becomes text, never HTML
   return node;
 }
 
 function element(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
+  return complete(document.createElement(tag), attributes, children);
 }
 
 function svg(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  return complete(node, attributes, children);
 }
 
 function by_id(id) {
@@ -59,14 +60,14 @@ class Page {
     this.ids = new Map(data.vocab.map((character, id) => [character, id]));
     this.text = [];
     this.prompt_length = 0;
-    this.read_to = 0; // up to here, the network has read the text
+    this.read_to = 0; // the network has read the text up to here
     this.selected = null; // the index of a character; null: the newest; Infinity: the next one
     this.hovered = null;
     this.shading = "surprise";
     this.layer = this.head = 0;
     this.total_loss = this.counted = 0; // of the characters up to `summed`
     this.summed = 0;
-    this.version = 0; // of the text: what the worker still says of an older one is ignored
+    this.version = 0; // of the text: what the worker sends about an older one is ignored
     this.pending = 0; // presses of Write that the worker has not done yet
     this.will_draw = false; // at the next frame
     this.text_view = new TextView(this);
@@ -95,8 +96,7 @@ class Page {
     const characters = Array.from(by_id("prompt").value);
     const unknown = [...new Set(characters.filter((one) => !this.ids.has(one)))];
     const names = unknown.map((one) => visible(one)).join(" ");
-    by_id("left_out").textContent =
-      names && `Left out, since this network has never seen them: ${names}`;
+    by_id("left_out").textContent = names && `Left out, never seen in training: ${names}`;
     const ids = characters.filter((one) => this.ids.has(one)).map((one) => this.ids.get(one));
     // As in sample.py: an empty prompt is a newline, as before a new speech.
     if (!ids.length) ids.push(this.ids.get("\n") ?? 0);
@@ -444,11 +444,11 @@ class ChoiceView {
       row.item.hidden = rank >= shown.length;
       if (row.item.hidden) return;
       const name = visible(page.data.vocab[row.id]);
-      this.fill(row, name, probabilities[row.id], row.id === chosen ? word : "");
+      this.show(row, name, probabilities[row.id], row.id === chosen ? word : "");
     });
     const rest = 1 - shown.reduce((sum, id) => sum + probabilities[id], 0);
     this.others.item.hidden = page.data.vocab.length <= shown.length;
-    this.fill(this.others, "rest", Math.max(0, rest), "");
+    this.show(this.others, "rest", Math.max(0, rest), "");
   }
 
   draw_title(index, bits, { temperature, top_k, top_p }) {
@@ -465,7 +465,7 @@ class ChoiceView {
     by_id("bars_title").textContent = `Probability at temperature ${temperature.toFixed(2)}${cuts}`;
   }
 
-  fill(row, name, probability, word) {
+  show(row, name, probability, word) {
     row.name.textContent = name;
     row.bar.style.transform = `scaleX(${probability})`;
     row.number.textContent = probability ? percent(probability) : "0";
@@ -510,8 +510,7 @@ class AttentionView {
       by_id("attention_note").textContent =
         network === "bigram"
           ? "A bigram network has no attention: it sees one character only."
-          : `An MLP has no attention: it sees the last ${block_size} characters, and has weights ` +
-            "for each position.";
+          : `An MLP has no attention: it has weights for each of ${block_size} positions.`;
       document.querySelector("[value=attention]").disabled = true;
       return;
     }
