@@ -8,9 +8,12 @@ uint16, little-endian, no header, the same bytes as nanoGPT's) and meta.json (th
 source of the text, checksums). A character's id is its index in the sorted vocabulary.
 """
 
+import quill  # noqa: F401, I001 (before numpy, which may not be installed)
+
 import hashlib
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import accumulate, pairwise
@@ -29,6 +32,7 @@ BUNDLED = Path(__file__).parent / "data" / "pastiche.txt"  # used if the downloa
 
 SPLITS = ["train", "val", "test"]  # in the order in which they divide the text
 LARGEST_VOCABULARY = 1 << 16  # ids are uint16
+MOST_FREQUENT = 100  # characters that meta.json lists, for plots
 PIECE = 1 << 20  # characters that are encoded at a time: their ids as Python integers take 8 MB
 
 
@@ -36,7 +40,7 @@ PIECE = 1 << 20  # characters that are encoded at a time: their ids as Python in
 class Options:
     """The command line."""
 
-    source: str = ""  # a UTF-8 text: path, URL or - (a pipe); empty: Tiny Shakespeare, downloaded
+    source: tuple[str, ...] = ()  # UTF-8 texts: paths, URLs, - (a pipe); none: Tiny Shakespeare
     dataset: str = "shakespeare_char"  # the folder under data/ to write
     split: str = "0.9,0.1"  # fractions for train, val and, if given, test
     vocab: str = ""  # a dataset or a checkpoint whose vocabulary to use instead of the text's own
@@ -89,45 +93,34 @@ def get_tiny_shakespeare(folder):
         return BUNDLED.read_bytes(), f"the bundled pastiche, because: {error}"
 
 
-def get_text(source, folder):
+def get_text(source):
     """(the bytes of a text, where they came from)."""
-    if not source:
-        return get_tiny_shakespeare(folder)
     if source.startswith(("http://", "https://")):
         return download(source), source
-    path = Path("/dev/stdin" if source == "-" else source).expanduser()
     try:
-        return path.read_bytes(), source
+        return sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes(), source
     except OSError as error:
-        many = f"; to join several files: cat {source}/*.txt > all.txt" if path.is_dir() else ""
-        raise UserError(f"--source {source}: {error.strerror or error}{many}") from error
-
-
-# How files begin that are often taken for a text, and what to do with them.
-NO_TEXTS = {
-    b"\xff\xfe": "UTF-16, as PowerShell's > writes it: save it as UTF-8 (iconv -f utf-16 -t utf-8)",
-    b"\xfe\xff": "UTF-16: save it as UTF-8 (iconv -f utf-16 -t utf-8)",
-    b"\x1f\x8b": "a gzip file: unpack it first (gunzip)",
-    b"PK\x03\x04": "a zip file or a word processor's: unpack it, or save it as plain text",
-    b"%PDF": "a PDF: extract its text first (pdftotext)",
-    b"\x89PNG": "a picture",
-}
+        hint = f" (its files: --source {source}/*.txt)" if Path(source).is_dir() else ""
+        raise UserError(f"--source {source}: {error.strerror or error}{hint}") from error
 
 
 def decode(content, name):
     """The text that bytes stand for. Line ends become \\n, and a byte-order mark is dropped."""
-    for start, advice in NO_TEXTS.items():
-        if content.startswith(start):
-            raise UserError(f"{name} is not UTF-8 text, it looks like {advice}")
-    if content.count(0) > len(content) / 4:  # UTF-16 without a mark has a NUL in every second byte
-        raise UserError(f"{name} is not UTF-8 text: it is full of NULs, perhaps UTF-16 or binary")
+    marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if marked or content.count(0) > len(content) / 4:  # every second byte is a NUL in most UTF-16
+        encoding = "utf-16" if marked else "utf-16le" if content[0] else "utf-16be"
+        raise UserError(
+            f"{name} looks like UTF-16, as PowerShell's > writes it, and UTF-8 is needed: convert "
+            f"it in an editor, or with iconv -f {encoding} -t utf-8"
+        )
     try:
         content.decode("utf-8")  # unchanged, for the offset of a bad byte
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name} is not UTF-8 text: bad byte at offset {error.start:,} ({error.reason}); "
-            "convert it first (iconv -f latin1 -t utf-8, say)"
-        ) from error
+        advice = "convert it in an editor, or with iconv -f cp1252 -t utf-8"
+        if min(content) < 9:  # control characters that no text has
+            advice = "it looks like an archive, a picture or a word processor's file: save its text"
+        where = f"bad byte at offset {error.start:,} ({error.reason})"
+        raise UserError(f"{name} is not UTF-8 text: {where}; {advice}") from error
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").decode("utf-8-sig")
 
 
@@ -172,18 +165,25 @@ def write_tokens(path, text, start, end, tokenizer):
     return digest.hexdigest()
 
 
-def prepare(source, dataset, fractions, vocab=""):
-    """Make data/<dataset>/ from a source; returns the contents of meta.json. vocab: the one to use
-    instead of the text's own."""
+def prepare(sources, dataset, fractions, vocab=""):
+    """Make data/<dataset>/ from one or several sources; returns the contents of meta.json. vocab:
+    the one to use instead of the text's own."""
     folder = Path("data") / dataset
-    content, source = get_text(source, folder)
-    text = decode(content, source)
-    found = "".join(sorted(set(text)))
+    parts = [get_text(source) for source in sources] or [get_tiny_shakespeare(folder)]
+    content = b"".join(part for part, _ in parts)
+    text = "".join(decode(*part) for part in parts)
+    source = " ".join(name for _, name in parts)
+    counts = Counter(text)
+    found = "".join(sorted(counts))
     ends = [0, *(int(len(text) * end) for end in accumulate(fractions))]
     sizes = [end - start for start, end in pairwise(ends)]
     check_text(source, found, vocab or found, sizes)
+    earlier = folder / "input.txt"
+    if earlier.is_file() and earlier.read_bytes() != content:
+        print(f"note: {folder} held another text, which this one replaces")
     meta = {
         "vocab": vocab or found,
+        "most_frequent": "".join(one for one, _ in counts.most_common(MOST_FREQUENT)),
         "source": source,
         "sha256": hashlib.sha256(content).hexdigest(),
         "characters": len(text),
@@ -208,25 +208,29 @@ def prepare(source, dataset, fractions, vocab=""):
 # --- Tokens for training: reading a dataset ---------------------------------------------------
 
 
+def made_by(folder):
+    """The command that makes a dataset's folder."""
+    options = f" --source FILE --dataset {folder.name or 'NAME'}"
+    return f"python prepare_shakespeare.py{options if folder.name != Options.dataset else ''}"
+
+
 def read_meta(path):
     """The contents of a meta.json."""
-    with reading(path, maker="prepare_shakespeare.py --dataset NAME"):
+    with reading(path, made_by(path.parent)):
         meta = json.loads(path.read_text(encoding="utf-8"))
-        if set(meta["checksums"]) != set(meta["tokens"]):
-            raise ValueError("it lacks checksums")
+        if set(meta["checksums"]) != set(meta["tokens"]) or not meta["most_frequent"]:
+            raise ValueError("it is not complete")
         return meta
 
 
 def read_vocab(name):
     """The vocabulary of a dataset's name, its folder, its meta.json, or a checkpoint."""
-    path = Path(name).expanduser()
-    if path.suffix == ".pt":
+    if name.endswith(".pt"):
         from quill.checkpoint import read_checkpoint  # here, because it imports torch
 
-        return read_checkpoint(path)["meta"]["vocab"]
-    if not path.exists():
-        path = Path("data") / name
-    return read_meta(path / "meta.json" if path.is_dir() else path)["vocab"]
+        return read_checkpoint(name)["meta"]["vocab"]
+    path = Path(name) if Path(name).exists() else Path("data") / name
+    return read_meta(path if path.is_file() else path / "meta.json")["vocab"]
 
 
 def open_dataset(dataset):
@@ -236,7 +240,7 @@ def open_dataset(dataset):
     meta = read_meta(folder / "meta.json")
     paths = {split: folder / f"{split}.bin" for split in meta["tokens"]}
     for split, path in paths.items():
-        with reading(path, maker="prepare_shakespeare.py --dataset NAME"):
+        with reading(path, made_by(folder)):
             if hashlib.sha256(np.memmap(path, mode="r")).hexdigest() != meta["checksums"][split]:
                 raise ValueError("wrong checksum")
     return meta, paths
@@ -252,13 +256,7 @@ def main(arguments):
         raise UsageError(f"--dataset {name!r}: give the name of a folder, not a path")
     fractions = parse_split(options.split)
     vocab = read_vocab(options.vocab) if options.vocab else ""
-    earlier = Path("data") / name / "meta.json"
-    before = read_meta(earlier) if earlier.exists() else None
-
     meta = prepare(options.source, name, fractions, vocab)
-
-    if before and before["sha256"] != meta["sha256"]:
-        print(f"data/{name} held another text, from {before['source']}, which this one replaces")
     print(f"data/{name}: {meta['characters']:,} characters from {meta['source']}")
     print(f"vocabulary: {len(meta['vocab'])} characters")
     for split, tokens in meta["tokens"].items():

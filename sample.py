@@ -74,12 +74,10 @@ def read_prompt(start, tokenizer):
             raise UserError(f"--start: cannot read {path}: {reason}") from error
         if not prompt:
             raise UserError(f"--start: {path} is empty")
-    if "\\" not in tokenizer.vocab:  # "\n", as a shell passes it on
-        prompt = prompt.replace("\\n", "\n")
-    for form in ("NFC", "NFD"):  # an accent is a part of its letter, or a character of its own
-        other = unicodedata.normalize(form, prompt)
-        if not set(prompt) <= set(tokenizer.vocab) and set(other) <= set(tokenizer.vocab):
-            prompt = other
+    # A shell passes "\n" on as two characters; an accent is a part of its letter, or one by itself.
+    tries = [prompt, prompt.replace("\\n", "\n")]
+    tries += [unicodedata.normalize(form, tries[1]) for form in ("NFC", "NFD")]
+    prompt = next((text for text in tries if set(text) <= tokenizer.ids.keys()), tries[1])
     try:
         return prompt, torch.tensor([tokenizer.encode(prompt)])  # (1, T)
     except ValueError as error:

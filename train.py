@@ -11,7 +11,6 @@ import quill  # noqa: F401, I001 (before torch, which reads what it sets)
 
 import contextlib
 import math
-import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -172,7 +171,7 @@ def check_schedule(config):
     """Say what is probably a mistake in the learning rates: settings that do not fit each other."""
     end = config.lr_decay_iters or config.max_iters
     if config.lr_schedule != "constant" and 0 < config.learning_rate < config.min_lr:
-        show(f"note: the rate rises: min_lr {config.min_lr} is above {config.learning_rate}")
+        show(f"note: min_lr is above learning_rate, {config.learning_rate}, so the rate rises")
     if config.warmup_iters >= end:
         show(f"note: a warm-up of {config.warmup_iters} steps leaves no decay before step {end}")
 
@@ -335,8 +334,6 @@ def check_finite(number, config, state):
 
 def train(network, optimizers, scaler, splits, meta, config, state):
     """Train to max_iters. Returns the number of the signal that stopped it before that, or 0."""
-    if len(splits["train"]) <= config.block_size:
-        raise UserError(f"{config.dataset} is too short for block_size {config.block_size}")
     processes.check_batch_size(config.batch_size)
     check_schedule(config)
     trained = processes.wrapped(network)  # the same parameters; averages their gradients
@@ -397,8 +394,10 @@ def set_up(given):
     meta, paths = open_dataset(config.dataset)
     splits = {split: Tokens(path, device) for split, path in paths.items()}
     show(f"text:    {config.dataset}, {meta['characters']:,} characters from {meta['source']}")
-    if len(splits["val"]) > MOST_EVALUATED:
-        show(f"         evaluated on {MOST_EVALUATED:,} of its validation split, always the same")
+    if max(map(len, splits.values())) > MOST_EVALUATED:
+        show(f"         losses are measured on {MOST_EVALUATED:,} of a split, always the same ones")
+    if not config.eval_only and len(splits["train"]) <= config.block_size:
+        raise UserError(f"{config.dataset} is too short for block_size {config.block_size}")
 
     torch.manual_seed(config.seed)
     try:
@@ -425,8 +424,7 @@ def set_up(given):
 def main(arguments):
     given = read_settings(Config, arguments, "train.py", recipe=True, ignored=NANOGPTS)
     recipe = given.pop("recipe", "run")
-    folder = os.path.expanduser(given.get("out_dir") or f"out/{Path(recipe).stem}")
-    given["out_dir"] = folder
+    folder = given["out_dir"] = given.get("out_dir") or f"out/{Path(recipe).stem}"
     processes.join_processes()
     writes = RANK == 0 and not given.get("eval_only")
     lock = locked(folder) if writes else contextlib.nullcontext()

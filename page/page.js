@@ -672,7 +672,8 @@ function show_plane({ plane, vocab, config }) {
       ? "Each character is a row of the table of pairs."
       : `Each character is a vector of ${config.n_embd} dimensions, its embedding.`;
   const [height, margin] = [400, 16];
-  const title = `The ${vocab.length} characters along their first two principal components.`;
+  const { length } = plane.ids; // the most frequent ones
+  const title = `${length} characters along their first two principal components.`;
   const [plot, width] = new_plot("plane", height, title);
   const range = (axis) => {
     const values = plane.positions.map((position) => position[axis]);
@@ -683,7 +684,8 @@ function show_plane({ plane, vocab, config }) {
   const [across, up] = [range(0), range(1)];
   // The same scale on both axes: what looks near is near.
   const scale = Math.min((width - 2 * margin) / across.size, (height - 2 * margin) / up.size);
-  plane.positions.forEach(([a, b], id) => {
+  plane.positions.forEach(([a, b], i) => {
+    const id = plane.ids[i];
     const x = (width / 2 + (a - across.middle) * scale).toFixed(1);
     const y = (height / 2 - (b - up.middle) * scale).toFixed(1);
     const look = plane.vowels.includes(id) ? "glyph vowels" : "glyph";

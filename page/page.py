@@ -65,16 +65,19 @@ def find_log(checkpoint, folder):
     return {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
 
 
-def project_characters(network, vocab):
-    """The characters in the plane in which their embeddings differ most; None if there is none."""
-    vectors = next(network.parameters()).detach().numpy()  # (V, C); a bigram's table: (V, V)
+def project_characters(network, meta):
+    """The most frequent characters in the plane in which their embeddings differ most; None if
+    there is none."""
+    ids = [i for i, character in enumerate(meta["vocab"]) if character in meta["most_frequent"]]
+    vectors = next(network.parameters()).detach().numpy()[ids]  # (V, C); a bigram's table: (V, V)
     if min(vectors.shape) < 2:
         return None
     positions, fractions = principal_components(vectors)
     return {
+        "ids": ids,
         "positions": positions.round(4).tolist(),
         "fractions": fractions.tolist(),
-        "vowels": [i for i, character in enumerate(vocab) if kind_of(character) == KINDS[0]],
+        "vowels": [i for i in ids if kind_of(meta["vocab"][i]) == KINDS[0]],
     }
 
 
@@ -110,7 +113,7 @@ def collect_data(checkpoint, network, folder):
         "step": state["step"],
         "val_loss": state["best_val_loss"],
         "log": find_log(checkpoint, folder),
-        "plane": project_characters(network, meta["vocab"]),
+        "plane": project_characters(network, meta),
         "recipe": describe_recipe(config),
         "code": code,
     }

@@ -1,15 +1,12 @@
 """What the programs rely on, a module per concern. None of them imports a program."""
 
-import importlib.util
 import os
 import sys
+from importlib.util import find_spec
 
-for name in ("numpy", "torch"):
-    if importlib.util.find_spec(name) is None:
-        sys.exit(
-            f"error: {name} is not installed for {sys.executable}: activate the environment "
-            "(. .venv/bin/activate), or pip install -r requirements.txt"
-        )
+if not find_spec("numpy") or not find_spec("torch"):
+    advice = "activate the environment (. .venv/bin/activate), or pip install -r requirements.txt"
+    sys.exit(f"error: numpy or torch is not installed for {sys.executable}: {advice}")
 
 # PyTorch's threads wait for each other by spinning: 300,000 rounds, unless GOMP_SPINCOUNT says
 # otherwise when torch is imported. On a busy machine, a thread that spins keeps the thread that it

@@ -10,6 +10,7 @@ enough to sample from, on a machine without the data.
 import io
 import zipfile
 from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,10 +19,10 @@ import torch
 from ancestors import build
 from model import GPTConfig
 from quill.files import reading, replacing
-from quill.terminal import UserError, did_you_mean, show
+from quill.terminal import UserError, show
 from tokenizer import Tokenizer, list_characters
 
-FORMAT = 4  # raise it whenever the format changes
+FORMAT = 5  # raise it whenever the format changes
 # The settings that the weights were trained for: they cannot be changed.
 ARCHITECTURE = {field.name for field in fields(GPTConfig)} - {"dropout"}
 ARCHITECTURE |= {"network", "n_hidden"}
@@ -82,7 +83,7 @@ def load(path):
 def find_checkpoint(out_dir="", checkpoint=""):
     """The path of the checkpoint that the options name; of the newest one if both are empty."""
     if checkpoint or out_dir:
-        return Path(checkpoint or Path(out_dir) / "ckpt.pt").expanduser()
+        return Path(checkpoint or Path(out_dir) / "ckpt.pt")
     found = Path("out").glob("*/ckpt.pt")
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
@@ -109,18 +110,17 @@ def starting_point(config):
     """(the checkpoint that a run starts from or None, whether the run is a resume)."""
     folder, origin = Path(config.out_dir), config.init_from
     last, from_file = folder / "last.pt", origin not in ("scratch", "resume", "auto")
-    path = Path(origin).expanduser()
     if config.eval_only:
-        return read_checkpoint(path if from_file else folder / "ckpt.pt"), False
+        return read_checkpoint(Path(origin) if from_file else folder / "ckpt.pt"), False
     if origin == "resume" or (origin == "auto" and last.exists()):
         if not last.exists():
             runs = [path.parent.as_posix() for path in Path("out").glob("*/last.pt")]
-            hint = did_you_mean(folder.as_posix(), runs)
-            raise UserError(f"nothing to resume: no {last}{hint}; out/ has {len(runs)} runs")
+            nearest = ", ".join(get_close_matches(folder.as_posix(), runs, 5, 0.0)) or "none"
+            raise UserError(f"nothing to resume: no {last}; the nearest runs: {nearest}")
         return read_checkpoint(last), True
     if not config.overwrite:
         refuse_to_overwrite(folder)
-    return (read_checkpoint(path) if from_file else None), False
+    return (read_checkpoint(Path(origin)) if from_file else None), False
 
 
 def inherited(checkpoint, given, resume):
@@ -151,18 +151,19 @@ def check_same_data(checkpoint, meta, resume):
     """Raise UserError unless a run can go on with the dataset that `meta` describes: a resume needs
     the same text and split, any other run the same vocabulary."""
     saved = checkpoint["meta"]
-    data, known = set(meta["vocab"]), set(saved["vocab"])
-    if data != known:
-        raise UserError(
-            f"the vocabularies differ: {list_characters(data - known) or 'nothing'} only in the "
-            f"data, {list_characters(known - data) or 'nothing'} only in the checkpoint; prepare "
-            "the text again with --vocab and the meta.json of the checkpoint's text"
-        )
     if resume and saved["checksums"] != meta["checksums"]:
         raise UserError(
             f"the dataset is not the text that this run began with ({saved['source']}) but another "
             f"one ({meta['source']}), or it is split differently; prepare that one again, or train "
             "on this one in a new run, with --init_from=FILE and --out_dir=out/NAME"
+        )
+    data, known = set(meta["vocab"]), set(saved["vocab"])
+    if data != known:
+        advice = "take the first out of the text, and then " if data - known else ""
+        raise UserError(
+            f"the vocabularies differ: {list_characters(data - known) or 'nothing'} only in the "
+            f"data, {list_characters(known - data) or 'nothing'} only in the checkpoint; {advice}"
+            "prepare it with --vocab=CHECKPOINT"
         )
 
 

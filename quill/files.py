@@ -35,7 +35,8 @@ def replacing(path):
                 os.fsync(file.fileno())
         if not special:
             put_in_place(temporary, target)
-            sync_folder(target.parent)
+            with contextlib.suppress(OSError):  # locked() says so
+                sync_folder(target.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -50,42 +51,39 @@ def put_in_place(temporary, target):
         with contextlib.suppress(PermissionError):
             return os.replace(temporary, target)
         time.sleep(0.1)
-    os.replace(temporary, target)
+    raise UserError(f"cannot write {target}: another program has it open")
 
 
 def sync_folder(path):
-    """Write a folder's entries to the disk, so that a rename survives a power cut, where the system
-    can do that: Windows and some network file systems cannot."""
-    with contextlib.suppress(OSError):
-        folder = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    """Write a folder's entries to the disk, so that a rename survives a power cut."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager
 def locked(folder):
     """Make a folder, keep other processes of this program out of it, and remove the temporary files
-    of killed ones. The operating system releases the lock however the process ends."""
+    of killed ones. The operating system releases the lock however the process ends. What a file
+    system cannot do, some on a network and Windows', is noted."""
     folder = Path(folder)
-    path = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "a+")  # noqa: SIM115 (closed below)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except (AttributeError, OSError):  # Windows, and file systems without locks
-            show(f"note: {folder} cannot be locked here, so let only one run write into it")
-    except BlockingIOError as error:
-        raise UserError(
-            f"another process is writing into {folder}; wait for it, or choose another folder"
-        ) from error
+        lock = open(folder / ".lock", "a+")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
     with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            sync_folder(folder)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is writing into {folder}; wait for it, or choose another folder"
+            ) from error
+        except (AttributeError, OSError):  # AttributeError: there is no fcntl
+            show(f"note: {folder} is not protected here from a second run and from power cuts")
         for leftover in folder.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
         yield

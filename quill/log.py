@@ -6,6 +6,7 @@ import importlib.util
 import io
 import logging
 import os
+import warnings
 from pathlib import Path
 
 from quill.files import reading, replacing
@@ -47,16 +48,26 @@ def optional():
         show(f"note: the log or its plot could not be written: {reason}")
 
 
-def new_figure(width, height, title):
-    """An empty matplotlib Figure of that many inches."""
-    os.environ["MPLBACKEND"] = "agg"  # the user's may not exist, and none is used
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # not of a cache or a font, say
+def plain_matplotlib():
+    """Import matplotlib, without the user's settings of it, and without its warnings."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a folder that is read-only, say
+    warnings.filterwarnings("ignore", "Glyph")  # of a character that no font has
+    if "module:" not in os.environ.get("MPLBACKEND", ""):  # which a notebook needs afterwards
+        os.environ["MPLBACKEND"] = "agg"  # another may not exist
     import matplotlib
+
+    matplotlib.rcdefaults()
+    return matplotlib
+
+
+def new_figure(width, height, title, fonts=()):
+    """An empty matplotlib Figure of that many inches. fonts: for what the usual one lacks."""
+    matplotlib = plain_matplotlib()
     from matplotlib.figure import Figure
 
-    matplotlib.rcdefaults()  # a user's text.usetex, say, could fail
     look = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     look |= {"font.size": 12, "axes.titlesize": 11, "figure.titlesize": 14, "grid.color": "0.92"}
+    look["font.family"] = ["DejaVu Sans", *fonts]
     matplotlib.rcParams.update(look | {"text.parse_math": False})  # show a $ as it is
     # The class itself, not pyplot, which would look for a window system and keep every figure.
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -12,19 +12,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 from quill.terminal import UserError
 
-TORCHRUN = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"]  # what it sets
-STARTED = all(name in os.environ for name in TORCHRUN)
-RANK = int(os.environ["RANK"]) if STARTED else 0  # of this process; only process 0 writes files
-WORLD = int(os.environ["WORLD_SIZE"]) if STARTED else 1  # how many processes train together
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it sets
+MISSING = [name for name in TORCHRUN if name not in os.environ]
+RANK = 0 if MISSING else int(os.environ["RANK"])  # of this process; only process 0 writes files
+WORLD = 1 if MISSING else int(os.environ["WORLD_SIZE"])  # how many processes train together
 
 
 def join_processes():
     """Connect to the other processes, if there are any."""
-    missing = [name for name in TORCHRUN if name not in os.environ]
-    if missing and ("RANK" in os.environ or "WORLD_SIZE" in os.environ):
+    if MISSING and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(
-            f"RANK or WORLD_SIZE is set but not {', '.join(missing)}: start several processes with "
-            "torchrun, which sets them all, or unset them"
+            f"WORLD_SIZE is set, but {', '.join(MISSING)} is not: start several processes with "
+            "torchrun, which sets them all, or unset WORLD_SIZE"
         )
     if WORLD == 1:
         return

@@ -9,10 +9,13 @@ import argparse
 import ast
 import inspect
 import math
+import os
 import re
+import sys
 import types
 import typing
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from quill.terminal import UsageError, did_you_mean, show
@@ -61,6 +64,8 @@ def as_kind(name, kind, value):
         raise ValueError(f"{name} must be {KINDS[kind]}, not {value!r}")
     if kind is int and value >= 2**63:
         raise ValueError(f"{name} must be below 2**63, not {value}")
+    if kind is str and value.startswith("~/"):  # after "--name=", a shell leaves it as it is
+        value = os.path.expanduser(value)
     return value
 
 
@@ -75,17 +80,21 @@ def from_text(kind, text):
 
 
 def joined(cls, arguments):
-    """The arguments with "--name value" as "--name=value", and "--switch" as "--switch=True".
-    argparse would take a value that begins with a dash for an option."""
-    known = {f"--{field.name}": kind_of(field) for field in fields(cls)}
+    """The arguments with each setting as one word, "--name=value". argparse would take a value that
+    begins with a dash for an option, and a recipe after a switch for the switch's value."""
+    kinds = {f"--{field.name}": kind_of(field)[:2] for field in fields(cls)}
     words, result = list(arguments), []
     while words:
         word = words.pop(0)
-        kind, several, _ = known.get(word, (None, True, None))
+        if "=" in word and f"--{word}".split("=")[0] in kinds:
+            word = f"--{word}"  # the dashes were forgotten
+        kind, several = kinds.get(word, (None, True))
+        if kind and words[:1] == ["="]:
+            words.pop(0)  # as in --name = value
         if kind is bool and (not words or words[0].lower() not in ("true", "false")):
             word += "=True"
-        elif not several and words and words[0].split("=")[0] not in known:
-            word = f"{word}={words.pop(0)}"
+        elif not several and words and words[0].split("=")[0] not in kinds:
+            word += f"={words.pop(0)}"
         result.append(word)
     return result
 
@@ -96,11 +105,11 @@ def read_recipe(cls, path, ignored):
     try:
         tree = ast.parse(Path(path).read_bytes(), path)
     except OSError as error:
-        hint = f" (did you mean --{path}?)" if path.split("=")[0] in known else ""
-        recipes = [recipe.as_posix() for recipe in sorted(Path("config").glob("*.py"))]
-        hint = hint or did_you_mean(f"config/{Path(path).stem.removeprefix('train_')}.py", recipes)
-        reason = error.strerror or error
-        raise UsageError(f"cannot read the recipe {path}: {reason}{hint}") from error
+        recipes = {recipe.stem: recipe.as_posix() for recipe in Path("config").glob("*.py")}
+        stem = Path(path).stem.removeprefix("train_")  # which is how nanoGPT's begin
+        nearest = get_close_matches(stem, recipes, n=1)
+        hint = f" (did you mean {recipes[nearest[0]]}?)" if nearest else ""
+        raise UsageError(f"cannot read the recipe {path}: {error.strerror}{hint}") from error
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno or 1}: {error.msg}") from error
     except ValueError as error:  # a NUL
@@ -139,7 +148,7 @@ class Parser(argparse.ArgumentParser):
     """An argparse parser that takes options by their full names and reports errors in one line."""
 
     def error(self, message):
-        raise UsageError(f"{message}; python {self.prog} --help lists all options")
+        raise UsageError(f"{message}; usage: {self.usage}; --help lists all options")
 
 
 def read_settings(cls, arguments, program, recipe=False, ignored=()):
@@ -166,20 +175,16 @@ def read_settings(cls, arguments, program, recipe=False, ignored=()):
         parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
 
     namespace, unknown = parser.parse_known_args(joined(cls, arguments))
-    if "=" in arguments:
-        parser.error("leave out the spaces around =, as in --name=value")
     if unknown:
         name = unknown[0].split("=")[0]
         hint = did_you_mean(name, [f"--{field.name}" for field in fields(cls)])
-        if name in {field.name for field in fields(cls)}:
-            hint = f" (did you mean '--{unknown[0]}'?)"
         parser.error(f"unknown argument {name!r}{hint}")
     texts = vars(namespace)
     path = texts.pop("recipe", None)
     values, skipped = ({}, []) if path is None else read_recipe(cls, path, ignored)
     skipped += [name for name in ignored if texts.pop(name, None) is not None]
     if skipped:
-        show(f"ignored, as they mean nothing here: {', '.join(skipped)}")
+        show(f"ignored, as they mean nothing here: {', '.join(skipped)}", file=sys.stderr)
     for field in fields(cls):
         if field.name in texts:
             kind, several, _ = kind_of(field)

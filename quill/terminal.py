@@ -27,11 +27,13 @@ def run_main(main):
     """Call main(arguments) with the command line's. A UserError ends the program with one line on
     standard error, and Ctrl-C with none."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's has not
+        if hasattr(stream, "reconfigure"):  # a notebook's streams lack it
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # prints any character
     try:
-        main(sys.argv[1:])
-        sys.stdout.flush()  # here, where an error can still be reported
+        try:
+            main(sys.argv[1:])
+        finally:
+            print(end="", flush=True)  # here, where an error can still be reported
     except UserError as error:
         if not SILENT:  # the processes of a run usually fail together: one report is enough
             show("", passing=True)  # erases a progress line
@@ -41,23 +43,23 @@ def run_main(main):
         sys.exit(130)  # 128 + SIGINT, the shells' convention
     except OSError as error:
         # Python would try to write the rest of the output once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):  # `python sample.py | head` is no error
             where = error.filename or "standard output"
             print(f"error: {where}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
 
 
-def show(line, passing=False):
+def show(line, passing=False, file=None):
     """Print a line. On a terminal, the next line overwrites a `passing` one."""
     if SILENT:
         return
-    if sys.stdout.isatty():
+    if sys.stdout and sys.stdout.isatty():  # it is None if it was closed
         if passing:  # a line that is wrapped could not be overwritten
             line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\033[K{line}", end="" if passing else "\n", flush=True)
-    else:
-        print(line, flush=True)
+    elif line:
+        print(line, flush=True, file=file)
 
 
 def quoted(path):

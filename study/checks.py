@@ -116,7 +116,8 @@ def overfit_batch(arguments):
         if losses[-1] < MEMORIZED:
             break
     change = f"from {losses[0]:.4f} to {losses[-1]:.4f} in {step} steps on a single batch"
-    if not losses[-1] < LEARNED * losses[0]:  # in this form, nan is an error too
+    # In this form, nan is an error too. A text of one character needs no learning.
+    if not losses[-1] < max(MEMORIZED, LEARNED * losses[0]):
         raise UserError(
             f"the loss went {change}, which is not enough: try another learning_rate (find_lr "
             "proposes one) or a larger network; otherwise, look for a bug"

@@ -12,6 +12,7 @@ from tokenizer import Tokenizer
 
 LONGEST = 6  # characters; in a text of a megabyte, most longer strings occur only once
 SAMPLE_LENGTH = 200  # characters
+MOST_COUNTED = 2_000_000  # characters of a split: counts take 0.3 GB for each million
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,17 @@ def ngrams(arguments):
     meta, paths = open_dataset(options.dataset)
     vocab = meta["vocab"]
     decode = Tokenizer(vocab).decode
-    text, validation = (decode(np.fromfile(paths[split], "<u2")) for split in ("train", "val"))
+    splits = [np.fromfile(paths[split], "<u2", MOST_COUNTED) for split in ("train", "val")]
+    text, validation = map(decode, splits)
+    if len(text) < meta["tokens"]["train"]:
+        print(f"of the training text, the first {MOST_COUNTED:,} characters are counted")
     model = NGrams(text, LONGEST, len(vocab))
     losses = {}
     print(" n   different strings   of them once   new in validation   validation loss")
     for n in range(1, LONGEST + 1):
         counts = [count for string, count in model.count.items() if len(string) == n]
         strings = [validation[i : i + n] for i in range(len(validation) - n + 1)]
-        once = counts.count(1) / len(counts)
+        once = counts.count(1) / max(1, len(counts))  # the text may be shorter
         new = sum(string not in model.count for string in strings) / max(1, len(strings))
         losses[n] = model.loss(validation, n)
         print(f"{n:2}{len(counts):20,}{once:15.0%}{new:20.1%}{losses[n]:18.3f}", flush=True)

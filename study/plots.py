@@ -1,5 +1,6 @@
 """Plots of what a network has learned, and of the losses of several runs."""
 
+import contextlib
 import itertools
 import math
 from dataclasses import dataclass
@@ -9,14 +10,15 @@ import numpy as np
 import torch
 
 from model import GPT, next_probabilities
-from quill.checkpoint import find_checkpoint, load
+from quill.checkpoint import find_checkpoint, network_of, read_checkpoint
 from quill.files import replacing
-from quill.log import COLORS, new_figure, read_log
+from quill.log import COLORS, new_figure, plain_matplotlib, read_log
 from quill.settings import read_settings
 from quill.terminal import UsageError, UserError
 from sample import read_prompt
 from study.characters import KINDS, kind_of, principal_components
 from study.inside import attention_weights
+from tokenizer import Tokenizer
 
 MOST_CHARACTERS = 40  # in a plot of attention: more would be too small to read
 MOST_LISTED = 70  # characters in the list beside the embeddings: more would not fit
@@ -34,10 +36,13 @@ class PlotOptions:
 
 
 def prepare(options_class, arguments, study):
-    """(the options, the path of the PNG, the network of the checkpoint, its tokenizer)."""
+    """(the options, the path of the PNG, the network of the checkpoint, its tokenizer, the most
+    frequent characters of its text)."""
     options = options_class(**read_settings(options_class, arguments, f"-m study {study}"))
-    checkpoint = find_checkpoint(options.out_dir, options.checkpoint)
-    return options, options.output or checkpoint.parent / f"{study}.png", *load(checkpoint)
+    path = find_checkpoint(options.out_dir, options.checkpoint)
+    checkpoint, output = read_checkpoint(path), options.output or path.parent / f"{study}.png"
+    meta = checkpoint["meta"]
+    return options, output, network_of(checkpoint), Tokenizer(meta["vocab"]), meta["most_frequent"]
 
 
 def save(figure, path):
@@ -48,10 +53,30 @@ def save(figure, path):
     print(path)
 
 
-def visible(character):
-    """A character as a label: a symbol for a space or a newline, an escape for other controls."""
-    symbols = {" ": "␣", "\n": "↵"}
+def visible(character, missing=()):
+    """A character as a label: a symbol for a space or a newline, an escape for other controls, the
+    code point if no font has it."""
+    symbols = {" ": "␣", "\n": "↵", **{one: f"U+{ord(one):04X}" for one in missing}}
     return symbols.get(character, character if character.isprintable() else ascii(character)[1:-1])
+
+
+def fonts_for(characters):
+    """(the names of installed fonts that have these characters, the characters that none has)."""
+    plain_matplotlib()
+    from matplotlib.font_manager import fontManager, get_font
+
+    names, missing = [], {character for character in characters if character.isprintable()}
+    # The usual font first. Last Resort has a box for every character.
+    for entry in sorted(fontManager.ttflist, key=lambda entry: entry.name != "DejaVu Sans"):
+        if not missing or "Last" in entry.name:
+            continue
+        with contextlib.suppress(OSError, RuntimeError):  # it is damaged, or was removed
+            font = get_font(entry.fname)
+            found = {character for character in missing if font.get_char_index(ord(character))}
+            if found and font.scalable:  # fonts of colored pictures are not
+                names.append(entry.name)
+                missing -= found
+    return names, missing
 
 
 @dataclass(frozen=True)
@@ -62,7 +87,7 @@ class AttentionOptions(PlotOptions):
 
 def attention(arguments):
     """Plot where two heads look, or all of them."""
-    options, path, network, tokenizer = prepare(AttentionOptions, arguments, "attention")
+    options, path, network, tokenizer, _ = prepare(AttentionOptions, arguments, "attention")
     if not isinstance(network, GPT):
         raise UserError(f"a {type(network).__name__} has no attention weights: only a GPT has")
     text, idx = read_prompt(options.start, tokenizer)
@@ -87,22 +112,24 @@ def telling_heads(weights):
 def attention_figure(weights, text, heads):
     """A heat map for each (layer, head) of `heads`. The last row is marked: its character predicts
     the next one. weights: (n_layer, n_head, T, T)."""
+    fonts, missing = fonts_for(text)
     from matplotlib.colors import PowerNorm
 
     T, columns = len(text), min(len(heads), weights.shape[1])
     rows = len(heads) // columns
     inches = max(8 / columns, 0.15 * T) + 0.5  # of a heat map: its cells are as high as a label
     size = columns * inches + 1, rows * inches + 1
-    figure = new_figure(*size, "Attention weights: where each character looks")
+    figure = new_figure(*size, "Attention weights: where each character looks", fonts)
     panels = figure.subplots(rows, columns, squeeze=False)
     shade = PowerNorm(0.5, 0, 1)  # the square root, so that small weights are visible
-    labels = [visible(character) for character in text]
+    labels = [visible(character, missing) for character in text]
     for axes, (layer, head) in zip(panels.flat, heads, strict=True):
         image = axes.imshow(weights[layer, head].numpy(), cmap="Greys", norm=shade)
         axes.set_title(f"layer {layer + 1}, head {head + 1}")
         axes.axhspan(T - 1.5, T - 0.5, fill=False, edgecolor=COLORS[1], linewidth=2.5)
         axes.set(xticks=range(T), yticks=range(T), xticklabels=labels, yticklabels=labels)
         axes.tick_params(length=0, pad=2, labelsize=10)
+        axes.tick_params(axis="x", rotation=90 if missing else 0)
     figure.supylabel("the character that looks")
     figure.supxlabel("the character that it looks at")
     figure.colorbar(image, ax=panels, label="weight", shrink=0.6)
@@ -110,10 +137,13 @@ def attention_figure(weights, text, heads):
 
 
 def embeddings(arguments):
-    """Plot the characters in the plane in which their embeddings differ most."""
-    _, path, network, tokenizer = prepare(PlotOptions, arguments, "embeddings")
-    vectors = next(network.parameters()).detach().numpy()  # (V, C); a bigram's table: (V, V)
-    save(embeddings_figure(vectors, tokenizer.vocab), path)
+    """Plot the most frequent characters in the plane in which their embeddings differ most."""
+    _, path, network, tokenizer, frequent = prepare(PlotOptions, arguments, "embeddings")
+    ids = sorted(tokenizer.encode(frequent))
+    vectors = next(network.parameters()).detach().numpy()[ids]  # (V, C); a bigram's table: (V, V)
+    if min(vectors.shape) < 2:
+        raise UserError("a plane needs two characters and two dimensions at least")
+    save(embeddings_figure(vectors, tokenizer.decode(ids)), path)
 
 
 def embeddings_figure(vectors, vocab):
@@ -121,26 +151,29 @@ def embeddings_figure(vectors, vocab):
     (V, C) are divided by their lengths first, because those of rare characters are long."""
     vectors = vectors / (1e-9 + np.linalg.norm(vectors, axis=1, keepdims=True))
     positions, fractions = principal_components(vectors)
-    figure = new_figure(10, 7.5, "The characters, near those with similar embeddings")
+    fonts, missing = fonts_for(vocab)
+    figure = new_figure(10, 7.5, "The characters, near those with similar embeddings", fonts)
     axes, beside = figure.subplots(1, 2, width_ratios=[5, 2])
     places = spread(positions, 0.035 * np.ptp(positions, axis=0).max())
-    labels = [visible(character) for character in vocab]
+    labels = [visible(character, missing) for character in vocab]
     for kind, color in zip(KINDS, COLORS, strict=False):
         members = [i for i, character in enumerate(vocab) if kind_of(character) == kind]
         axes.scatter(*places[members].T, color=color, s=0, label=kind)  # a text sets no limits
         for i in members:
-            axes.text(*places[i], labels[i], color=color, size=14, ha="center", va="center")
+            size = 14 if len(labels[i]) == 1 else 7
+            axes.text(*places[i], labels[i], color=color, size=size, ha="center", va="center")
     axes.set_aspect("equal", adjustable="datalim")  # so that what looks near is near
     axes.set_xlabel(f"first principal component ({fractions[0]:.0%} of the variance)")
     axes.set_ylabel(f"second ({fractions[1]:.0%})")
     axes.legend(labelcolor="markerfacecolor", handlelength=0)
 
     similar = vectors @ vectors.T - 3 * np.eye(len(vocab))  # (V, V): cosines; itself comes last
-    nearest = np.argsort(-similar, axis=1)[:MOST_LISTED, :4]
+    nearest = np.argsort(-similar, axis=1)[: MOST_LISTED // (2 if missing else 1), :4]
     lines = [f"{labels[i]}  {' '.join(labels[j] for j in row)}" for i, row in enumerate(nearest)]
-    half = math.ceil(len(lines) / 2)
+    half = len(lines) if missing else math.ceil(len(lines) / 2)  # code points are long
     for x, part in ((0, lines[:half]), (0.5, lines[half:])):
-        beside.text(x, 1, "\n".join(part), size=10, family="monospace", va="top")
+        family = ["DejaVu Sans Mono", *fonts]
+        beside.text(x, 1, "\n".join(part), size=10, family=family, va="top")
     beside.set_title("each character and\nthe nearest four")
     beside.set_axis_off()
     return figure
@@ -165,7 +198,7 @@ class TemperatureOptions(PlotOptions):
 
 def temperature(arguments):
     """Plot the probabilities of the next character at several temperatures."""
-    options, path, network, tokenizer = prepare(TemperatureOptions, arguments, "temperature")
+    options, path, network, tokenizer, _ = prepare(TemperatureOptions, arguments, "temperature")
     text, idx = read_prompt(options.start, tokenizer)
     with torch.no_grad():
         logits, _ = network(idx[:, -network.config.block_size :])  # (1, T) -> (1, T, V)
@@ -177,9 +210,12 @@ def temperature_figure(logits, vocab, text, settings):
     """The probabilities of the next character, with a panel for each of `settings`: dicts of
     keyword arguments of next_probabilities(). logits: (1, V)."""
     order = logits[0].topk(min(MOST_LIKELY, len(vocab))).indices  # (<= MOST_LIKELY,)
-    labels = [*(visible(vocab[i]) for i in order), "all others"]
+    likely, text = [vocab[i] for i in order], text[-50:]
+    fonts, missing = fonts_for([*likely, *text])
+    labels = [*(visible(character, missing) for character in likely), "all others"]
+    text = "".join("□" if character in missing else character for character in text)
     width = max(5, 2 * len(settings))
-    figure = new_figure(width, 4.5, f"The next character after {text[-50:]!r}")
+    figure = new_figure(width, 4.5, f"The next character after {text!r}", fonts)
     panels = figure.subplots(1, len(settings), sharex=True, sharey=True, squeeze=False)[0]
     for axes, setting in zip(panels, settings, strict=True):
         probabilities = next_probabilities(logits, **setting)[0]  # (V,)
