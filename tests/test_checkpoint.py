@@ -12,9 +12,9 @@ from conftest import TINY, contents, outcome, stop_at, tiny_training
 import prepare_shakespeare
 import train
 from quill.checkpoint import (
+    ARCHITECTURE,
     FORMAT,
     PER_CALL,
-    SHAPE,
     find_checkpoint,
     inherited,
     load,
@@ -143,7 +143,7 @@ def test_a_resume_keeps_every_setting_that_is_not_given_and_refuses_another_shap
     saved = {"config": asdict(Config())}
     was = saved["config"][name]
     given = {name: other_value(name, was), "out_dir": "elsewhere"}
-    if name in SHAPE | {"optimizer"}:
+    if name in ARCHITECTURE | {"optimizer"}:
         with pytest.raises(UserError, match=f"{name} .*{given[name]} .*{was} "):
             inherited(saved, given, resume=True)
         return
@@ -156,7 +156,7 @@ def test_a_resume_keeps_every_setting_that_is_not_given_and_refuses_another_shap
 
 def test_fine_tuning_inherits_the_shape_alone_and_an_evaluation_everything():
     saved = {"config": asdict(Config(n_embd=16))}
-    assert set(inherited(saved, {"max_iters": 5}, resume=False)) == SHAPE
+    assert set(inherited(saved, {"max_iters": 5}, resume=False)) == ARCHITECTURE
     assert set(inherited(saved, {"eval_only": True}, resume=False)) == set(SETTINGS)
     assert inherited(None, {}, resume=False) == {}
     with pytest.raises(UserError, match="n_embd .*32 .*16 "):
