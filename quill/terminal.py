@@ -30,8 +30,8 @@ def run_main(main):
         sys.stdout.flush()  # here, where an error can still be reported
     except UserError as error:
         if not SILENT:  # the processes of a run usually fail together: one report is enough
-            show("", passing=True)  # erases a progress line
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            erase = "\r\033[K" if sys.stderr.isatty() else ""  # a progress line
+            print(f"{erase}error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, the shells' convention
