@@ -194,8 +194,10 @@ def read_meta(path):
     """The contents of a meta.json."""
     with reading(path, maker="prepare_shakespeare.py --dataset NAME"):
         meta = json.loads(path.read_text(encoding="utf-8"))
-        if set(meta["checksums"]) != set(meta["tokens"]):
-            raise ValueError("it lacks checksums")
+        if sorted(set(meta["vocab"])) != list(meta["vocab"]):
+            raise ValueError("its vocabulary is not sorted")
+        if not {"source", "characters", "tokens", "checksums"} <= set(meta):
+            raise ValueError("an entry is missing")
         return meta
 
 

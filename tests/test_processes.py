@@ -117,8 +117,8 @@ def test_a_run_stopped_by_ctrl_c_and_then_by_head_ends_with_the_same_bytes(works
 
 def test_a_second_ctrl_c_stops_at_once(workspace, monkeypatch):
     def interrupted(*_):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("it did not stop")
 
     monkeypatch.setattr(train, "train_step", interrupted)

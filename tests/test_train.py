@@ -67,7 +67,7 @@ def test_nanogpts_recipe_and_command_line_run(workspace):
     [
         (["--n_embd=10", "--n_head=4"], "n_head 4"),
         (["--block_size=100000"], "100000"),
-        (["--dataset=nowhere"], "data/nowhere"),
+        (["--dataset=nowhere"], "data.nowhere"),
         (["--device=nonsense"], "nonsense"),
         (["--init_from=nowhere.pt"], "nowhere.pt"),
         (["--network=bigram", "--optimizer=muon"], "bigram"),
