@@ -218,8 +218,10 @@ def read_meta(path):
     """The contents of a meta.json."""
     with reading(path, made_by(path.parent)):
         meta = json.loads(path.read_text(encoding="utf-8"))
-        if set(meta["checksums"]) != set(meta["tokens"]) or not meta["most_frequent"]:
-            raise ValueError("it is not complete")
+        if sorted(set(meta["vocab"])) != list(meta["vocab"]):
+            raise ValueError("its vocabulary is not sorted")
+        if not {"most_frequent", "source", "characters", "tokens", "checksums"} <= set(meta):
+            raise ValueError("an entry is missing")
         return meta
 
 

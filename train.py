@@ -232,10 +232,7 @@ def train_step(network, optimizers, scaler, windows, config):
     batches = windows.split(config.batch_size)  # (batch_size, block_size + 1) each
     for number, batch in enumerate(batches, start=1):
         batch = processes.own_part(batch)  # (batch_size / WORLD, block_size + 1)
-        x, y = (
-            batch[:, :-1],
-            batch[:, 1:],
-        )  # the inputs, and the targets: the characters that follow
+        x, y = batch[:, :-1], batch[:, 1:]  # the targets y are the characters that follow
         with processes.averaging_gradients(network, now=number == len(batches)):
             _, loss = network(x, y)
             loss = loss / len(batches)

@@ -36,8 +36,8 @@ def run_main(main):
             print(end="", flush=True)  # here, where an error can still be reported
     except UserError as error:
         if not SILENT:  # the processes of a run usually fail together: one report is enough
-            show("", passing=True)  # erases a progress line
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            erase = "\r\033[K" if sys.stderr.isatty() else ""  # a progress line
+            print(f"{erase}error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, the shells' convention
@@ -58,7 +58,7 @@ def show(line, passing=False, file=None):
         if passing:  # a line that is wrapped could not be overwritten
             line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\033[K{line}", end="" if passing else "\n", flush=True)
-    elif line:
+    else:
         print(line, flush=True, file=file)
 
 

@@ -23,7 +23,7 @@ class ExampleOptions:
 
 
 def example(arguments):
-    """Print every number between a tiny text and its loss, and some gradients."""
+    """Print every number between a tiny text and its loss."""
     options = ExampleOptions(**read_settings(ExampleOptions, arguments, "-m study example"))
     vocab = "".join(sorted(set(TEXT)))
     ids = torch.tensor([vocab.index(character) for character in TEXT])  # (T + 1,)
@@ -34,7 +34,6 @@ def example(arguments):
             parameter.data.normal_(std=0.5)  # with INIT_STD, most entries would print as 0.0
     print(f"text {TEXT!r}, vocabulary {vocab!r}, ids {ids.tolist()}")
     print_forward_pass(network, ids, vocab)
-    print_backward_pass()
 
 
 def print_rows(title, names, *matrices):
@@ -84,35 +83,3 @@ def print_forward_pass(network, ids, vocab):
         p = row[target].item()
         print(f"after {name!r} comes {vocab[target]!r}: -ln {p:.3f} = {-math.log(p):.3f}")
     print(f"the loss, their mean: {network(idx, targets)[1]:.3f}")
-
-
-def print_backward_pass():
-    """Print the gradients of a small graph, by the chain rule and by backward()."""
-    x = torch.tensor(2.0)
-    w, v = torch.tensor(0.5, requires_grad=True), torch.tensor(-1.0, requires_grad=True)
-    a = w * x
-    h = a.tanh()
-    z = v * h
-    loss = -z.sigmoid().log()
-    for result in (a, h, z):
-        result.retain_grad()  # by default, PyTorch keeps the gradients of w and v only
-    loss.backward()
-
-    dz = z.sigmoid().item() - 1
-    dv, dh = dz * h.item(), dz * v.item()
-    da = dh * (1 - h.item() ** 2)
-    dw = da * x.item()
-    print("\na smaller graph: x = 2, w = 0.5, v = -1")
-    print("                           value   chain rule                    backward()")
-    print(f"loss = -ln sigmoid(z)   {loss.item():8.4f}")
-    for line, tensor, rule, by_hand in (
-        ("z = v h", z, "dz = sigmoid(z) - 1", dz),
-        ("v", v, "dv = dz h", dv),
-        ("h = tanh(a)", h, "dh = dz v", dh),
-        ("a = w x", a, "da = dh (1 - h^2)", da),
-        ("w", w, "dw = da x", dw),
-    ):
-        gradients = f"{by_hand:7.4f}   {tensor.grad.item():7.4f}"
-        print(f"{line:<24}{tensor.item():8.4f}   {rule:<20}= {gradients}")
-    other = math.log1p(math.exp(math.tanh(0.501 * 2)))  # -ln sigmoid(z) = ln(1 + e^-z)
-    print(f"with w = 0.501, the loss is {other:.4f}: {other - loss.item():.4f} more")

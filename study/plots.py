@@ -105,7 +105,7 @@ def telling_heads(weights):
     n_layer, n_head, T, _ = weights.shape
     last = weights[:, :, -1]  # (n_layer, n_head, T)
     distances = torch.arange(T - 1, -1, -1.0)  # (T,), in characters
-    before, furthest = last[:, :, max(0, T - 2)].argmax(), (last @ distances).argmax()
+    before, furthest = last[:, :, T - 2].argmax(), (last @ distances).argmax()
     return [divmod(int(head), n_head) for head in (before, furthest)]
 
 

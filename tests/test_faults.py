@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-FEW = ["--kills=2", "--fills=1", "--flips=20", "--every=40"]
+FEW = ["--kills=1", "--fills=1", "--flips=10", "--every=60"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and sets limits, as on Linux")

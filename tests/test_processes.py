@@ -46,7 +46,7 @@ def losses(folder):
 @needs_torchrun
 def test_two_processes_equal_one_even_if_a_worker_is_killed(workspace):
     run = ["--gradient_accumulation_steps=2", "--optimizer=muon", "--max_iters=40"]
-    run += ["--eval_interval=20", "--log_interval=1", "--checkpoint_interval=1"]
+    run += ["--eval_interval=40", "--log_interval=1", "--checkpoint_interval=1"]
     process = torchrun(*run, "--out_dir=two", "--init_from=auto", restarts=3)
     read_until(process, "step 10/")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -57,8 +57,8 @@ def test_two_processes_equal_one_even_if_a_worker_is_killed(workspace):
     train.main([*TINY, *run, "--out_dir=one"])
     for folder in ("one", "two"):  # one process goes on with the run of two
         train.main([f"--out_dir={folder}", "--init_from=resume", "--max_iters=42"])
-    assert [row["step"] for row in log_rows("two")] == ["0", "20", "40", "42"]
-    assert losses("two")[2][1] < losses("two")[0][1] - 0.1
+    assert [row["step"] for row in log_rows("two")] == ["0", "40", "42"]
+    assert losses("two")[1][1] < losses("two")[0][1] - 0.1
     assert losses("two") == [pytest.approx(pair, abs=1e-5) for pair in losses("one")]
 
 
@@ -117,8 +117,8 @@ def test_a_run_stopped_by_ctrl_c_and_then_by_head_ends_with_the_same_bytes(works
 
 def test_a_second_ctrl_c_stops_at_once(workspace, monkeypatch):
     def interrupted(*_):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("it did not stop")
 
     monkeypatch.setattr(train, "train_step", interrupted)

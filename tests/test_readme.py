@@ -94,7 +94,7 @@ def test_commands_of_the_pages_are_found():
     found = [command for page in PAGES for command in lecture.find_commands(read(page))]
     programs = [lecture.program_of(command.splitlines()[0]) for command in found]
     assert set(programs) == lecture.PROGRAMS | {None}  # None: Python
-    assert len(programs) > 50 and programs.count(None) == 2
+    assert len(programs) > 50 and programs.count(None) == 3
 
 
 def names_in(path):

@@ -152,7 +152,7 @@ LINES = {  # a wrong line of a recipe, and facts that the message must have
     "learning_rate = 1e999": ["learning_rate", "inf"],
     "dtype = 'Float32'": ["dtype", "auto, float32, bfloat16, float16", "'Float32'"],
     "n_embd = 4 * 32": ["n_embd", "plain value"],
-    "bias = False": ["bias", "second time", "line 1"],
+    "bias = False": ["bias", "line 1"],
 }
 for statement in ("n_layer", "n_layer, n_head = 4, 4", "n_layer = n_head = 4", "n_layer += 1"):
     LINES[statement] = ["name = value"]

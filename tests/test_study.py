@@ -245,15 +245,6 @@ def test_each_number_of_the_example_follows_from_those_before(seed, capsys):
     assert loss == pytest.approx(losses.mean(), abs=0.1)
 
 
-def test_gradients_by_hand_equal_those_of_backward(capsys):
-    main(["example"])
-    *rows, nudged = capsys.readouterr().out.split("backward()\n")[1].splitlines()[1:]
-    for row in rows:
-        by_hand, by_backward = row.split()[-2:]
-        assert by_hand == by_backward != "0.0000"
-    assert float(nudged.split()[-2]) == pytest.approx(0.001 * float(by_backward), abs=1e-4)  # w's
-
-
 # --- Attention --------------------------------------------------------------------------------
 
 

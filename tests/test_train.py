@@ -67,7 +67,7 @@ def test_nanogpts_recipe_and_command_line_run(workspace):
     [
         (["--n_embd=10", "--n_head=4"], "n_head 4"),
         (["--block_size=100000"], "100000"),
-        (["--dataset=nowhere"], "data/nowhere"),
+        (["--dataset=nowhere"], "data.nowhere"),
         (["--device=nonsense"], "nonsense"),
         (["--init_from=nowhere.pt"], "nowhere.pt"),
         (["--network=bigram", "--optimizer=muon"], "bigram"),
@@ -280,7 +280,8 @@ def test_a_run_that_diverges_ends_in_one_line_and_keeps_the_last_good_weights(wo
     assert val_loss("out/run/last.pt") < math.log(58) + 0.1
 
 
-def test_a_run_that_diverges_late_keeps_the_last_good_step(workspace, monkeypatch):
+@pytest.mark.parametrize("saves", ["--checkpoint_interval=1", "--eval_interval=1"])
+def test_a_run_that_diverges_late_keeps_the_last_good_step(workspace, monkeypatch, saves):
     steps = itertools.count()
 
     def poisoned(network, *arguments):
@@ -290,7 +291,7 @@ def test_a_run_that_diverges_late_keeps_the_last_good_step(workspace, monkeypatc
 
     monkeypatch.setattr(train, "train_step", poisoned)
     with pytest.raises(UserError):
-        train.main([*TINY, "--checkpoint_interval=1"])
+        train.main([*TINY, saves])
     last = read_checkpoint("out/run/last.pt")
     assert last["state"]["step"] == 4
     assert all(weight.isfinite().all() for weight in last["weights"].values())
