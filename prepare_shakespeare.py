@@ -108,7 +108,8 @@ def decode(content, name):
     """The text that bytes stand for. Line ends become \\n, and a byte-order mark is dropped."""
     marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     if marked or content.count(0) > len(content) / 4:  # every second byte is a NUL in most UTF-16
-        encoding = "utf-16" if marked else "utf-16le" if content[0] else "utf-16be"
+        big = content[::2].count(0) > content[1::2].count(0)
+        encoding = "utf-16" if marked else "utf-16be" if big else "utf-16le"
         raise UserError(
             f"{name} looks like UTF-16, as PowerShell's > writes it, and UTF-8 is needed: convert "
             f"it in an editor, or with iconv -f {encoding} -t utf-8"

@@ -434,16 +434,14 @@ def main(arguments):
                 units = f"{bits:.3f} bits per character, perplexity {perplexity:.2f}"
                 show(f"{split + ':':<6} {loss:.4f} nats ({units})")
             return
-        show(f"run:     {folder}, from step {state.step} to {config.max_iters}")
-        first = state.step
+        rest = "" if state.step < config.max_iters else "; a larger --max_iters would go further"
+        show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
         signal = train(network, optimizers, scaler, splits, meta, config, state)
     processes.leave_processes()
     if signal:
         command = f"python train.py --init_from=resume --out_dir={quoted(folder)}"
         show(f"stopped after step {state.step}, and saved; to go on:  {command}")
         sys.exit(128 + signal)
-    if state.step == first:
-        show("nothing was left to do; a larger --max_iters goes further")
     show(f"done: {state.step} steps in {timedelta(seconds=round(state.seconds))}")
     show(f"best validation loss: {state.best_val_loss:.4f}, in {folder}/ckpt.pt")
     show(f"to generate text:  python sample.py --out_dir={quoted(folder)}")

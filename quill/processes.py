@@ -21,12 +21,14 @@ WORLD = 1 if MISSING else int(os.environ["WORLD_SIZE"])  # how many processes tr
 def join_processes():
     """Connect to the other processes, if there are any."""
     if MISSING and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError(
-            f"WORLD_SIZE is set, but {', '.join(MISSING)} is not: start several processes with "
-            "torchrun, which sets them all, or unset WORLD_SIZE"
-        )
+        missing = ", ".join(MISSING)
+        raise UserError(f"WORLD_SIZE is set, but not {missing}: use torchrun, or unset WORLD_SIZE")
     if WORLD == 1:
         return
+    # Its functions have the group as a default. Those that are defined after the group keep it
+    # forever, and threads that are left at the interpreter's end crash it now and then.
+    import torch.distributed.nn.functional  # noqa: F401
+
     store, rank, world = next(rendezvous("env://"))
     if os.environ.get("LOCAL_WORLD_SIZE") == str(WORLD):
         # torchrun's store outlives the processes, and after a restart it still has the addresses
@@ -38,10 +40,9 @@ def join_processes():
 
 
 def leave_processes():
-    """Disconnect from the other processes. What still holds threads of the group, such as DDP in a
-    reference cycle, would crash the interpreter at its end, so it is collected here."""
+    """Disconnect from the other processes. DistributedDataParallel is in a reference cycle; until
+    it is collected, it would keep the group and its threads."""
     if WORLD > 1:
-        gc.collect()
         distributed.destroy_process_group()
         gc.collect()
 

@@ -15,10 +15,9 @@ import sys
 import types
 import typing
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 
-from quill.terminal import UsageError, did_you_mean, show
+from quill.terminal import SILENT, UsageError, did_you_mean
 
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
 
@@ -79,36 +78,16 @@ def from_text(kind, text):
         return text
 
 
-def joined(cls, arguments):
-    """The arguments with each setting as one word, "--name=value". argparse would take a value that
-    begins with a dash for an option, and a recipe after a switch for the switch's value."""
-    kinds = {f"--{field.name}": kind_of(field)[:2] for field in fields(cls)}
-    words, result = list(arguments), []
-    while words:
-        word = words.pop(0)
-        if "=" in word and f"--{word}".split("=")[0] in kinds:
-            word = f"--{word}"  # the dashes were forgotten
-        kind, several = kinds.get(word, (None, True))
-        if kind and words[:1] == ["="]:
-            words.pop(0)  # as in --name = value
-        if kind is bool and (not words or words[0].lower() not in ("true", "false")):
-            word += "=True"
-        elif not several and words and words[0].split("=")[0] not in kinds:
-            word += f"={words.pop(0)}"
-        result.append(word)
-    return result
-
-
 def read_recipe(cls, path, ignored):
     """(the settings of a recipe file as a dict, the names in it that are ignored)."""
     known = {field.name: field for field in fields(cls)}
     try:
         tree = ast.parse(Path(path).read_bytes(), path)
     except OSError as error:
-        recipes = {recipe.stem: recipe.as_posix() for recipe in Path("config").glob("*.py")}
-        stem = Path(path).stem.removeprefix("train_")  # which is how nanoGPT's begin
-        nearest = get_close_matches(stem, recipes, n=1)
-        hint = f" (did you mean {recipes[nearest[0]]}?)" if nearest else ""
+        similar = [recipe.as_posix() for recipe in Path("config").glob("*.py")]
+        similar += [f"--{path}"] if path.split("=")[0] in known else []
+        # The names of nanoGPT's recipes begin with train_.
+        hint = did_you_mean(f"config/{Path(path).stem.removeprefix('train_')}.py", similar)
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}{hint}") from error
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno or 1}: {error.msg}") from error
@@ -147,6 +126,10 @@ def read_recipe(cls, path, ignored):
 class Parser(argparse.ArgumentParser):
     """An argparse parser that takes options by their full names and reports errors in one line."""
 
+    def _parse_optional(self, word):  # "-ROMEO" is the value of --start
+        option = word[:2] == "--" or word == "-h"
+        return super()._parse_optional(word) if option else None
+
     def error(self, message):
         raise UsageError(f"{message}; usage: {self.usage}; --help lists all options")
 
@@ -168,23 +151,20 @@ def read_settings(cls, arguments, program, recipe=False, ignored=()):
     for field in fields(cls):
         kind, several, choices = kind_of(field)
         options = {"nargs": "+"} if several else {}
+        if kind is bool:
+            options = {"nargs": "?", "const": "True"}  # --compile is --compile=True
         wanted = "|".join(choices or [kind.__name__])
         help_text = f"{meanings[field.name]} (default: {field.default!r})".replace("%", "%%")
         parser.add_argument(f"--{field.name}", metavar=wanted, help=help_text, **options)
     for name in ignored:
         parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
 
-    namespace, unknown = parser.parse_known_args(joined(cls, arguments))
+    namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         name = unknown[0].split("=")[0]
         hint = did_you_mean(name, [f"--{field.name}" for field in fields(cls)])
         parser.error(f"unknown argument {name!r}{hint}")
-    texts = vars(namespace)
-    path = texts.pop("recipe", None)
-    values, skipped = ({}, []) if path is None else read_recipe(cls, path, ignored)
-    skipped += [name for name in ignored if texts.pop(name, None) is not None]
-    if skipped:
-        show(f"ignored, as they mean nothing here: {', '.join(skipped)}", file=sys.stderr)
+    texts, values = vars(namespace), {}
     for field in fields(cls):
         if field.name in texts:
             kind, several, _ = kind_of(field)
@@ -194,4 +174,11 @@ def read_settings(cls, arguments, program, recipe=False, ignored=()):
                 values[field.name] = checked(cls, field, value)
             except ValueError as error:
                 parser.error(f"--{error}")
-    return values if path is None else {"recipe": path, **values}
+    skipped = [name for name in ignored if texts.get(name) is not None]
+    if "recipe" in texts:
+        path = texts["recipe"]
+        recipe_values, more = read_recipe(cls, path, ignored)
+        values, skipped = {"recipe": path, **recipe_values, **values}, more + skipped
+    if skipped and not SILENT:
+        print(f"ignored, as they mean nothing here: {', '.join(skipped)}", file=sys.stderr)
+    return values

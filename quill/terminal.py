@@ -50,7 +50,7 @@ def run_main(main):
         sys.exit(1)
 
 
-def show(line, passing=False, file=None):
+def show(line, passing=False):
     """Print a line. On a terminal, the next line overwrites a `passing` one."""
     if SILENT:
         return
@@ -59,7 +59,7 @@ def show(line, passing=False, file=None):
             line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\033[K{line}", end="" if passing else "\n", flush=True)
     else:
-        print(line, flush=True, file=file)
+        print(line, flush=True)
 
 
 def quoted(path):

@@ -209,9 +209,10 @@ def test_another_text_or_split_or_vocabulary_is_refused(workspace):
             train.main(["--init_from=resume", "--max_iters=12"])
     Path("small.txt").write_text(text.replace("e", "\u00e9"), encoding="utf-8")
     prepare_shakespeare.main(["--source=small.txt", "--dataset=small"])
-    for start in (tune, ["--init_from=resume"]):
-        with pytest.raises(UserError, match="'\u00e9' .*'e' "):
-            train.main(start)
+    with pytest.raises(UserError, match="'\u00e9' .*'e' "):
+        train.main(tune)
+    with pytest.raises(UserError, match="not the text .*small.txt"):
+        train.main(["--init_from=resume"])
     assert not Path("tuned/last.pt").exists()
 
 
@@ -246,3 +247,22 @@ def test_a_second_run_into_a_folder_is_refused_while_the_first_writes(workspace)
     with locked(Path("out/run")), pytest.raises(UserError, match="out.run"):
         train.main(TINY)
     assert not Path("out/run/last.pt").exists()
+
+
+def test_nothing_to_resume_among_many_runs_names_the_nearest(here):
+    for i in range(70):
+        Path(f"out/other{i}").mkdir()
+        Path(f"out/other{i}/last.pt").touch()
+    with pytest.raises(UserError, match="out/run.{,100}$"):
+        train.main(["--init_from=resume", "--out_dir=out/rnu"])
+
+
+def test_advice_on_another_vocabulary_works(here):
+    Path("mine.txt").write_text("the sea, the sea\n" * 20)
+    mine = ["--source=mine.txt", "--dataset=mine"]
+    tune = ["--init_from=out/run/ckpt.pt", "--out_dir=tuned", "--dataset=mine", "--max_iters=1"]
+    prepare_shakespeare.main(mine)
+    with pytest.raises(UserError, match="--vocab=CHECKPOINT$"):
+        train.main(tune)
+    prepare_shakespeare.main([*mine, "--vocab=out/run/ckpt.pt"])
+    train.main(tune)

@@ -1,14 +1,19 @@
 """quill/files.py: a file is replaced whole or not at all, and a folder has one writer."""
 
+import contextlib
+import errno
 import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
 
+from quill import files
 from quill.files import locked, reading, replacing
 from quill.terminal import UserError
 
@@ -125,3 +130,44 @@ def test_folder_is_made_or_reported():
 def test_failure_in_reading_is_reported_with_the_file_and_what_makes_it(read):
     with pytest.raises(UserError, match="my file.* a program"), reading("my file", "a program"):
         read()
+
+
+@pytest.mark.parametrize("lock", ["works", "fails", "is missing"])
+def test_without_folder_sync_or_locks_files_are_written_with_one_note(lock, monkeypatch, capsys):
+    def fail(descriptor, *how):
+        if how or stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    failing = {"fails": SimpleNamespace(LOCK_EX=1, LOCK_NB=2, flock=fail), "is missing": None}
+    monkeypatch.setattr(files, "fcntl", failing.get(lock, files.fcntl))
+    monkeypatch.setattr(os, "fsync", fail)
+    with locked("run"):
+        for content in (b"one", b"two"):
+            with replacing("run/file") as file:
+                file.write(content)
+    assert Path("run/file").read_bytes() == b"two"
+    assert capsys.readouterr().out.count("note: run ") == 1
+
+
+def test_file_that_cannot_be_synced_is_an_error_and_stays(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: os.listdir("missing"))
+    with pytest.raises(UserError, match="file"), replacing("file") as file:
+        file.write(b"whole")
+    assert contents() == OLD
+
+
+@pytest.mark.parametrize("refusals", [3, 1000])
+def test_file_that_is_open_elsewhere_is_tried_again_then_named(monkeypatch, refusals):
+    replace, tries = os.replace, iter(range(refusals))
+
+    def busy(*paths):  # as on Windows, while a spreadsheet has the file open
+        if next(tries, None) is not None:
+            raise PermissionError(errno.EACCES, "Access is denied")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    expected = pytest.raises(UserError, match="file") if refusals > 3 else contextlib.nullcontext()
+    with expected, replacing("file") as file:
+        file.write(b"whole")
+    assert contents() == (OLD if refusals > 3 else {"file": b"whole"})

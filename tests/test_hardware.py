@@ -168,3 +168,10 @@ def test_auto_computes_the_same_logits_and_text_each_time(shape, n_embd):
         fast = for_sampling(copy.deepcopy(network), CPU, "auto")
         results.append((fast(ids)[0], generate(fast, ids, 10, generator=generator)))
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="it is there")
+def test_a_missing_mps_is_reported_briefly():
+    with pytest.raises(UserError, match="mps") as caught:
+        pick_device("mps")
+    assert len(str(caught.value)) < 200

@@ -1,10 +1,15 @@
 """quill/log.py: log.csv gives back what was written, and loss.png is a picture."""
 
 import csv
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from conftest import ROOT, TINY
 
+import train
 from quill.log import COLUMNS, matplotlib_installed, plot_loss, read_log, write_log
 from quill.terminal import UserError
 
@@ -62,3 +67,24 @@ def test_without_matplotlib_there_is_no_plot_and_no_error(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     plot_loss(tmp_path, ROWS)
     assert not (tmp_path / "loss.png").exists()
+
+
+@pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
+def test_the_users_settings_of_matplotlib_change_and_say_nothing(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\nfigure.dpi: x")
+    plot_loss(tmp_path, ROWS)
+    expected = (tmp_path / "loss.png").read_bytes()
+    code = f"from quill.log import plot_loss; plot_loss('.', {ROWS})"
+    for own in ({"HOME": "/proc"}, {"MPLBACKEND": "nonsense", "MPLCONFIGDIR": str(tmp_path)}):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **own}
+        command = [sys.executable, "-c", code]
+        ended = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+        assert (tmp_path / "loss.png").read_bytes() == expected
+
+
+def test_a_log_or_a_plot_that_fails_is_one_line_and_ends_no_run(workspace, capsys):
+    Path("out/run/log.csv").mkdir(parents=True)
+    train.main([*TINY, "--max_iters=3"])
+    out = capsys.readouterr().out
+    assert "done: 3 steps" in out and out.count("note: the log or its plot") == 2

@@ -1,9 +1,13 @@
 """prepare_shakespeare.py and tokenizer.py: the bytes they write, where a text comes from, and how
 a dataset is read back."""
 
+import gzip
 import hashlib
+import importlib
+import io
 import json
 import os
+import re
 import string
 import sys
 import threading
@@ -16,11 +20,14 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import prepare_shakespeare as prepare
+import quill
 from prepare_shakespeare import open_dataset
+from quill.checkpoint import FORMAT
 from quill.files import locked
 from quill.terminal import UsageError, UserError
 from tokenizer import Tokenizer
@@ -111,6 +118,7 @@ def test_known_text_gives_known_bytes_and_meta():
     assert Path("data/d/input.txt").read_bytes() == content
     assert meta == {
         "vocab": "\nabc",
+        "most_frequent": "bca\n",
         "source": "text.txt",
         "sha256": sha256(content),
         "characters": 20,
@@ -284,7 +292,8 @@ FILES = {
     "latin1.txt": b"\r\n" * 10 + b"caf\xe9 au lait",
     "late.txt": "😀".encode() * 1_250_000 + b"\xff",
     "cut.txt": "ab€".encode()[:-1],
-    "other.json": b'{"vocab": "abc", "tokens": {}, "checksums": {}}',
+    "other.json": b'{"vocab": "abc", "most_frequent": "a", "source": "", "characters": 3, '
+    b'"tokens": {}, "checksums": {}}',
 }
 BAD = {  # a command line, and facts that the message must have
     "--source=nowhere.txt": ["nowhere.txt"],
@@ -397,3 +406,67 @@ def test_killed_prepare_leaves_no_mixture_of_two_texts():
         if status == 0:
             break
     assert operations > 10
+
+
+# --- What people take for a text ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16le", "utf-16be", "cp1252"])
+def test_text_in_another_encoding_is_refused_with_the_encoding_that_it_has(encoding):
+    content = ("\u201cna\u00efve\u201d, he said.\n" * 9).encode(encoding)
+    with pytest.raises(UserError, match="text.txt.* iconv ") as caught:
+        make(content)
+    advised = str(caught.value).split("iconv -f ")[1].split()[0]
+    assert content.decode(advised) == content.decode(encoding)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lambda text: b"\x89PNG\r\n\x1a\n\0" + text])
+def test_archive_or_picture_is_refused_without_advice_for_an_encoding(pack):
+    with pytest.raises(UserError, match="text.txt.*archive") as caught:
+        make(pack(TEXT.encode()))
+    assert "iconv" not in str(caught.value)
+
+
+def test_several_sources_and_standard_input_make_one_text(monkeypatch):
+    for name, text in (("a.txt", TEXT), ("b.txt", OTHER)):
+        Path(name).write_text(text, encoding="utf-8-sig")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the end\n")))
+    prepare.main(["--dataset=d", "--source", "a.txt", "b.txt", "-"])
+    assert whole() == TEXT + OTHER + "the end\n"
+    with pytest.raises(UserError, match=r"data/\*.txt"):
+        prepare.main(["--source=data"])
+
+
+def test_vocabulary_is_that_of_a_dataset_a_folder_a_meta_json_or_a_checkpoint():
+    vocab = make("zyxabc" * 10, dataset="first")["vocab"]
+    torch.save({"format": FORMAT, "meta": {"vocab": vocab}}, "ckpt.pt")
+    for name in ("first", "data/first", "data/first/meta.json", "ckpt.pt"):
+        assert make("cab" * 10, f"--vocab={name}")["vocab"] == vocab
+
+
+def test_most_frequent_characters_are_listed_up_to_100():
+    characters = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+    text = "".join(character * count for count, character in enumerate(characters, start=1))
+    assert make(text)["most_frequent"] == characters[:-101:-1]
+    assert make(characters[:3] * 9, "--vocab=d", dataset="e")["most_frequent"] == characters[:3]
+
+
+def test_replaced_text_is_reported_and_the_same_text_is_not(capsys):
+    for text, notes in ((TEXT, 0), (TEXT, 0), (OTHER, 1)):
+        make(text)
+        assert capsys.readouterr().out.count("data/d held another text") == notes
+
+
+@pytest.mark.parametrize("name", ["shakespeare_char", "my"])
+def test_missing_dataset_is_reported_with_its_folder_and_the_command_that_makes_it(name, server):
+    with pytest.raises(UserError, match=re.escape(f"data/{name}/meta.json in {os.getcwd()}")) as no:
+        open_dataset(name)
+    Path("FILE").write_text(TEXT)
+    prepare.main(str(no.value).split("python prepare_shakespeare.py")[1].split(" makes")[0].split())
+    assert open_dataset(name)
+
+
+def test_without_torch_a_program_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match="^error: .*pip install[^\n]*$"):
+        importlib.reload(quill)

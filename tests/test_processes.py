@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,50 @@ def test_a_signal_in_the_last_step_lets_the_run_end(workspace, monkeypatch):
     stop_at(monkeypatch, 8)
     train.main(TINY)
     assert read_checkpoint("out/run/last.pt")["state"]["step"] == 9
+
+
+# --- How processes start and end ---------------------------------------------------------------
+
+# A step in two processes, with DistributedDataParallel in a cycle that Python does not look for.
+STEP = """
+import gc, os, torch
+from quill import processes
+gc.disable()
+processes.join_processes()
+network = processes.wrapped(torch.nn.Linear(2, 2))
+network(torch.ones(1, 2)).sum().backward()
+network.itself, network = network, None
+processes.leave_processes()
+print(*[open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")])
+"""
+
+
+@needs_torchrun
+def test_no_thread_of_the_process_group_is_left_to_the_interpreters_end():
+    """With some versions of PyTorch, they crashed one torchrun in six there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {**os.environ, "PYTHONPATH": str(ROOT)}
+    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    command = [sys.executable, "-c", STEP]
+    ended = [subprocess.Popen(command, **PIPES, env=environment) for environment in ranks]
+    for process in ended:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, len(out.split())) == (0, 1), out + err
+
+
+def test_half_of_torchruns_protocol_is_one_line(monkeypatch):
+    monkeypatch.setattr(processes, "MISSING", ["MASTER_ADDR", "MASTER_PORT"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="MASTER_ADDR, MASTER_PORT[^\n]*torchrun"):
+        processes.join_processes()
+    monkeypatch.setenv("WORLD_SIZE", "1")  # one process needs nobody
+    processes.join_processes()
+
+
+def test_a_run_in_pythons_development_mode_warns_of_nothing(workspace):
+    command = [sys.executable, "-X", "dev", ROOT / "train.py", *TINY, "--max_iters=1"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0 and "Warning" not in ended.stderr

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,29 @@ def test_message_about_a_prompt_is_short_though_the_vocabulary_is_large():
 def test_gpu_writes_the_most_likely_text_that_the_cpu_writes(here, capsys):
     options = ["--temperature=0", "--dtype=float32"]
     assert text(capsys, *options, "--device=cuda") == text(capsys, *options)
+
+
+def test_nanogpts_options_change_nothing_and_the_age_of_the_checkpoint_is_told(here, capsys):
+    os.utime("out/run/ckpt.pt", (time.time() - 90000, time.time() - 90000))
+    out, err = written(capsys, "--compile=False", "--init_from=resume", "--top_k=200")
+    assert out == text(capsys) and "1 day" in err
+
+
+@pytest.mark.parametrize(
+    ("vocab", "start", "prompt"),
+    [
+        ("\nab", r"a\nb", "a\nb"),  # as a shell passes it on
+        ("\n\\abn", r"a\nb", r"a\nb"),  # the text has backslashes
+        ("caf\u00e9\n", "cafe\u0301\\n", "caf\u00e9\n"),
+        ("cafe\u0301", "caf\u00e9", "cafe\u0301"),
+    ],
+)
+def test_prompt_is_taken_as_the_text_writes_it(vocab, start, prompt):
+    assert sample.read_prompt(start, Tokenizer(vocab))[0] == prompt
+
+
+def test_refusal_of_a_prompt_names_its_file_once_and_a_newline_as_one(here):
+    with pytest.raises(UserError, match="^[^N]*NOWHERE[^N]*No [^N]*$"):
+        sample.main(["--start=FILE:NOWHERE"])
+    with pytest.raises(UserError, match=r"'\\n'"):
+        sample.read_prompt(r"a\n", Tokenizer("a"))

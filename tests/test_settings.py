@@ -172,7 +172,7 @@ def test_mistake_in_a_recipe_is_reported_with_file_and_line(line):
 WORDS = {  # a wrong command line, and the facts that the message must have
     "--n_layers=4": ["'--n_layers'", "'--n_layer'"],
     "--n_lay=4": ["'--n_lay'", "'--n_layer'"],
-    "--zzz=4": ["'--zzz'", "x.py --help"],
+    "--zzz=4": ["'--zzz'", "x.py", "--help"],
     "a.py b.py": ["'b.py'"],
     "--n_layer": ["--n_layer"],
     "--n_layer=four": ["--n_layer", "whole number", "'four'"],
@@ -256,5 +256,32 @@ def test_nanogpts_recipe_and_command_line_run_as_they_are(capsys):
     found = read(*LAPTOP.split(), recipe=NANOGPT)
     assert len(found) == 20 and not found.keys() & ignored
     assert (found["n_layer"], found["beta2"], found["compile"]) == (4, 0.99, False)
-    (line,) = capsys.readouterr().out.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert all(name in line for name in ignored)
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [("--name -x", "-x"), ("--rate -1e-3", -0.001), ("--name ~/a", "/home/me/a")],
+)
+def test_value_may_begin_with_a_dash_and_a_path_with_a_tilde(words, value, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert list(read(*words.split(), cls=Options).values()) == [value]
+    assert read(recipe="out_dir = '~/a'") == {"out_dir": "/home/me/a"}
+
+
+NEAREST = {  # a command line, and what the message proposes
+    "config/train_shakespeare_char.py": "'config/shakespeare_char.py'",  # nanoGPT's name
+    "shakespeare_cpu": "'config/shakespeare_cpu.py'",
+    "max_iters=20": "'--max_iters=20'",
+    "--max_iters = 20": "--name=value",
+    "--overwrite config/mlp.py": "RECIPE",
+    "--seed=9223372036854775808": "2**63",
+}
+
+
+@pytest.mark.parametrize("words", NEAREST)
+def test_message_has_the_nearest_thing_that_would_work(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert NEAREST[words] in refusal(*words.split())

@@ -1,13 +1,17 @@
 """study/: the studies' numbers are right, the plots show them, and nothing else is written."""
 
 import hashlib
+import io
 import math
 import os
 import shutil
 import subprocess
 import sys
+import time
+import warnings
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ import torch
 from conftest import ROOT, TINY, random_ids, small_network
 from torch.utils.flop_counter import FlopCounterMode
 
+import prepare_shakespeare
 import train
 from ancestors import NGrams
 from model import next_probabilities
@@ -405,3 +410,82 @@ def test_each_plot_is_a_png_in_the_folder_of_the_run_or_where_it_is_wanted(here,
     for picture in (path, Path("new/x.png")):
         data = picture.read_bytes()
         assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
+
+
+# --- Texts that are tiny, and vocabularies that are large --------------------------------------
+
+
+def train_on(text, *changes):
+    """Prepare a text as data/tiny, and train a step on it."""
+    Path("tiny.txt").write_text(text, encoding="utf-8")
+    prepare_shakespeare.main(["--source=tiny.txt", "--dataset=tiny", "--split=0.5,0.5"])
+    train.main([*TINY, "--dataset=tiny", "--max_iters=1", *changes])
+
+
+@needs_matplotlib
+@pytest.mark.parametrize("text", ["abcdefghij", "a" * 40])
+def test_every_study_takes_a_tiny_text_or_refuses_it(tmp_path, text, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checks, "RATE_STEPS", 5)
+    train_on(text, "--block_size=4")
+    start, dataset = ["--start=aaaa"], ["--dataset=tiny"]
+    given = {"runs": ["out/run"], "attention": start, "temperature": start, "ngrams": dataset}
+    for name in STUDIES.keys() - given.keys() - {"embeddings", "example"}:
+        given[name] = [*TINY, *dataset, "--block_size=4"]
+        with pytest.raises(UserError, match="block_size"):
+            main([name, *TINY, *dataset, "--block_size=30"])
+    for name, arguments in given.items():
+        main([name, *arguments])
+    if text[0] == text[1]:
+        with pytest.raises(UserError, match="two characters"):
+            main(["embeddings"])
+
+
+@needs_matplotlib
+def test_plots_of_a_large_vocabulary_are_quick_and_without_warnings(tmp_path, monkeypatch, figures):
+    from matplotlib import font_manager
+
+    monkeypatch.chdir(tmp_path)
+    chinese = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+    train_on(chinese * 2 + chinese[-100:] * 9)
+    usual = [font for font in font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", usual)
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as warned:
+        for study in (
+            ["embeddings"],
+            *([name, f"--start={chinese[:9]}"] for name in ("temperature", "attention")),
+        ):
+            main(study)
+            figures[-1].savefig(io.BytesIO(), format="png")
+    assert not warned and time.perf_counter() - started < 15  # 5 s for each
+    labels = {text.get_text() for text in figures[0].axes[0].texts}
+    assert labels == {f"U+{ord(character):04X}" for character in chinese[-100:]}
+
+
+@needs_matplotlib
+def test_fonts_are_the_usual_one_and_those_with_characters_that_it_lacks(monkeypatch):
+    from matplotlib import font_manager
+
+    fonts = {"Chinese": "a\u4e2d", "Last Resort": "\u0e01", "DejaVu Sans": "ab", "Damaged": None}
+    fonts["Colored"] = "\u0e01"
+
+    def font(name):
+        if name == "Damaged":
+            raise RuntimeError
+        index = {ord(character): 1 for character in fonts[name]}
+        return SimpleNamespace(get_char_index=index.get, scalable=name != "Colored")
+
+    entries = [SimpleNamespace(name=name, fname=name) for name in fonts]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
+    monkeypatch.setattr(font_manager, "get_font", font)
+    assert plots.fonts_for("ab\n") == (["DejaVu Sans"], set())
+    assert plots.fonts_for("ab\u4e2d\u0e01") == (["DejaVu Sans", "Chinese"], {"\u0e01"})
+
+
+def test_ngrams_of_a_long_text_count_a_part_of_it_and_say_so(workspace, monkeypatch, capsys):
+    monkeypatch.setattr(counting, "MOST_COUNTED", 1000)
+    main(["ngrams", "--dataset=small"])
+    out = capsys.readouterr().out
+    text = Path("data/small/input.txt").read_text()[:1000]
+    assert "1,000" in out and out.splitlines()[2].split()[:2] == ["1", str(len(set(text)))]

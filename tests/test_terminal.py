@@ -1,14 +1,15 @@
 """quill/terminal.py: how programs end, and what they print."""
 
 import os
+import shlex
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from conftest import ROOT
 
-from quill.terminal import did_you_mean
+from quill.terminal import did_you_mean, quoted
 
 PROGRAM = """
 import os, signal
@@ -99,7 +100,7 @@ def test_any_character_is_printed_as_utf_8_whatever_the_locale(encoding):
 
 @pytest.mark.parametrize(("rank", "line"), [("0", "hello\n"), ("1", "")])
 def test_only_the_first_process_of_a_run_prints(rank, line):
-    ended = run("show('hello'); raise UserError('wrong')", RANK=rank)
+    ended = run("show('hello'); raise UserError('wrong')", RANK=rank, MASTER_ADDR="localhost")
     assert (ended.returncode, ended.stdout) == (1, line)
     assert ended.stderr == ("error: wrong\n" if rank == "0" else "")
 
@@ -128,3 +129,38 @@ def test_nearest_known_name_is_proposed():
     assert "'batch_size'" in did_you_mean("bacth_size", known)
     assert "'n_layer'" in did_you_mean("n_layers", known)
     assert did_you_mean("zzz", known) == ""
+
+
+@pytest.mark.parametrize("stream", ["io.StringIO()", "None"])
+def test_standard_output_may_be_no_file(stream):  # a notebook's, or none at all
+    body = "print(sys.stdout and sys.stdout.getvalue(), file=sys.stderr)"
+    ended = run(f"import io, sys; sys.stdout = {stream}; show('hello'); {body}")
+    assert (ended.returncode, ended.stderr.strip()) == (0, "None" if stream == "None" else "hello")
+
+
+FULL = "sys.stdout = type('', (io.StringIO,), {'write': lambda *_: os.listdir('/dev/full')})()"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("before", ["pass", FULL], ids=["file", "no file"])
+def test_output_that_cannot_be_written_is_one_line_also_after_help(before):
+    with open("/dev/full", "w") as full:
+        ended = run(f"import io, sys; {before}; print('hello'); raise SystemExit(0)", stdout=full)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+
+
+def test_quoted_path_is_one_word_for_a_posix_shell_and_for_the_command_prompt():
+    assert quoted(PureWindowsPath(r"out\run")) == quoted(Path("out/run")) == "out/run"
+    for name in ("out/a b", "out/a(1)&", "out/caf\u00e9", "C:/Users/me"):
+        assert shlex.split(quoted(name)) == [name] and "'" not in quoted(name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+def test_passing_line_is_cut_to_the_width_of_the_terminal():
+    ours, theirs = os.openpty()
+    run("show('x' * 50, passing=True); show('y' * 50)", stdout=theirs, COLUMNS="20")
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert 10 < shown.count("x") < 20 and shown.count("y") == 50

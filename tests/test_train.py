@@ -327,3 +327,48 @@ def test_a_gpu_trains_as_the_cpu_does(workspace):
     train.main([*TINY, "--device=cuda", "--compile=False", "--out_dir=gpu"])
     for a, b in zip(log_rows("cpu"), log_rows("gpu"), strict=True):
         assert float(a["val_loss"]) == pytest.approx(float(b["val_loss"]), abs=1e-3)
+
+
+def test_an_evaluation_of_a_long_split_takes_evenly_spread_windows_always_the_same(
+    workspace, monkeypatch, capsys
+):
+    np.arange(1000, dtype="<u2").tofile("ids.bin")
+    monkeypatch.setattr(train, "MOST_EVALUATED", 160)
+    one, two = (torch.cat(list(Tokens("ids.bin", CPU).in_order(16))) for _ in range(2))
+    assert one.shape == (10, 17) and one[0, 0] == 0 and one[-1, -1] == 999
+    assert torch.equal(one, two) and one[:, 0].diff().min() >= 109
+    train.main(TINY)
+    assert " 160 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        ([], None),
+        (["--learning_rate=1e-5"], "min_lr"),
+        (["--learning_rate=1e-5", "--lr_schedule=constant"], None),
+        (["--warmup_iters=9"], "warm-up"),
+        (["--warmup_iters=5", "--lr_decay_iters=4"], "warm-up"),
+    ],
+)
+def test_rates_that_do_not_fit_each_other_are_noted(changes, fact, capsys):
+    train.check_schedule(tiny_config(*changes))
+    notes = capsys.readouterr().out.splitlines()
+    assert [fact in note for note in notes] == ([True] if fact else [])
+
+
+def test_a_resume_of_a_finished_run_says_what_goes_further(workspace, capsys):
+    for arguments, said in ((TINY, False), (["--init_from=resume"], True)):
+        train.main(arguments)
+        assert ("--max_iters" in capsys.readouterr().out) == said
+
+
+def test_a_text_shorter_than_the_context_can_be_evaluated_but_not_trained_on(workspace, capsys):
+    train.main(TINY)
+    Path("short.txt").write_text("the sea, the sea")
+    short = ["--source=short.txt", "--dataset=short", "--vocab=small", "--split=0.5,0.5"]
+    prepare_shakespeare.main(short)
+    train.main(["--eval_only", "--dataset=short"])
+    assert "val: " in capsys.readouterr().out
+    with pytest.raises(UserError, match="short .*block_size"):
+        train.main([*TINY, "--dataset=short", "--out_dir=new"])
