@@ -16,6 +16,7 @@ PATHS = {  # {"train": its path, "quill.settings": ..., "study.__main__": ...}
     for path in ROOT.glob(pattern)
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+MAINS = ["study.__main__", "page.__main__"]
 PROGRAMS = ["prepare_shakespeare", "train", "sample", "study", "page"]
 
 # What the modules of a floor or folder may import of ours; study and page import what they like.
@@ -85,3 +86,10 @@ def test_text_is_prepared_trained_on_and_written_without_matplotlib_and_unix(wor
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
     left = {path.name for path in (workspace / "out/run").glob("[!.]*")}
     assert left == {"ckpt.pt", "last.pt", "log.csv"}
+
+
+@pytest.mark.parametrize("name", ["prepare_shakespeare", "train", "sample", *MAINS])
+def test_program_imports_quill_before_what_may_not_be_installed(name):
+    """quill says what to do if torch is missing, and sets what torch reads."""
+    first = next(node for node in TREES[name].body if isinstance(node, ast.Import | ast.ImportFrom))
+    assert ast.unparse(first) == "import quill"

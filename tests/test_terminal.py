@@ -133,8 +133,9 @@ def test_nearest_known_name_is_proposed():
 
 @pytest.mark.parametrize("stream", ["io.StringIO()", "None"])
 def test_standard_output_may_be_no_file(stream):  # a notebook's, or none at all
-    body = "print(sys.stdout and sys.stdout.getvalue(), file=sys.stderr)"
-    ended = run(f"import io, sys; sys.stdout = {stream}; show('hello'); {body}")
+    body = "run_main(lambda _: show('hello'))"
+    shown = "print(sys.stdout and sys.stdout.getvalue(), file=sys.stderr)"
+    ended = run(f"import io, sys; sys.stdout = {stream}; {body}; {shown}")
     assert (ended.returncode, ended.stderr.strip()) == (0, "None" if stream == "None" else "hello")
 
 
