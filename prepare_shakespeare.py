@@ -102,7 +102,7 @@ def get_text(source, folder):
 
 
 def decode(content, name):
-    """The text that bytes stand for. Line ends become \\n, and a byte-order mark is dropped."""
+    """The text that bytes stand for. All newlines become \\n, and a byte-order mark is dropped."""
     try:
         content.decode("utf-8")  # unchanged, for the offset of a bad byte
     except UnicodeDecodeError as error:
@@ -218,7 +218,8 @@ def open_dataset(dataset):
 
 
 def main(arguments):
-    options = Options(**read_settings(Options, arguments, "prepare_shakespeare.py"))
+    program = "prepare_shakespeare.py"
+    options = Options(**read_settings(Options, arguments, program, about=__doc__))
     name = options.dataset
     if Path(name).name != name or name in ("", ".."):
         raise UsageError(f"--dataset {name!r}: give the name of a folder, not a path")
