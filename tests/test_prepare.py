@@ -284,7 +284,7 @@ FILES = {
     "latin1.txt": b"\r\n" * 10 + b"caf\xe9 au lait",
     "late.txt": "😀".encode() * 1_250_000 + b"\xff",
     "cut.txt": "ab€".encode()[:-1],
-    "other.json": b'{"vocab": "abc", "tokens": {}, "checksums": {}}',
+    "other.json": b'{"vocab": "abc", "source": "", "characters": 3, "tokens": {}, "checksums": {}}',
 }
 BAD = {  # a command line, and facts that the message must have
     "--source=nowhere.txt": ["nowhere.txt"],
