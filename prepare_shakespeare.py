@@ -105,7 +105,7 @@ def get_text(source):
 
 
 def decode(content, name):
-    """The text that bytes stand for. Line ends become \\n, and a byte-order mark is dropped."""
+    """The text that bytes stand for. All newlines become \\n, and a byte-order mark is dropped."""
     marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     if marked or content.count(0) > len(content) / 4:  # every second byte is a NUL in most UTF-16
         big = content[::2].count(0) > content[1::2].count(0)
@@ -253,7 +253,8 @@ def open_dataset(dataset):
 
 
 def main(arguments):
-    options = Options(**read_settings(Options, arguments, "prepare_shakespeare.py"))
+    program = "prepare_shakespeare.py"
+    options = Options(**read_settings(Options, arguments, program, about=__doc__))
     name = options.dataset
     if Path(name).name != name or name in ("", ".."):
         raise UsageError(f"--dataset {name!r}: give the name of a folder, not a path")

@@ -40,11 +40,11 @@ class Options:
     num_samples: int = 1  # how many texts
     max_new_tokens: int = 500  # characters in each
     temperature: tuple[float, ...] = (0.8,)  # 0: always the most likely; several: a text for each
-    top_k: int | None = None  # draw from the k most likely characters only
-    top_p: float | None = None  # draw from the most likely ones that sum to p only
-    seed: int = 1337  # another seed, another text
+    top_k: int | None = None  # draw only from the k most likely characters
+    top_p: float | None = None  # draw only from the most likely ones that together reach p
+    seed: int = 1337  # of the random draws: another seed, another text
     device: str = "auto"  # auto (the fastest there is), cpu, cuda, cuda:1, mps
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of weights and products
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # number format of products
 
     def __post_init__(self):
         """Raise ValueError at a number that makes no sense."""
@@ -105,7 +105,8 @@ def write(network, tokenizer, prompt, idx, temperature, options):
 
 def main(arguments):
     ignored = ["compile", "init_from"]  # nanoGPT's
-    options = Options(**read_settings(Options, arguments, "sample.py", ignored=ignored))
+    given = read_settings(Options, arguments, "sample.py", ignored=ignored, about=__doc__)
+    options = Options(**given)
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)
     tokenizer = Tokenizer(checkpoint["meta"]["vocab"])

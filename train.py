@@ -45,18 +45,18 @@ class Config(GPTConfig):
     """Every setting of a run, on top of the network's. The names are nanoGPT's where it has them.
     A recipe in config/ overrides these defaults, and the command line overrides both."""
 
-    network: Literal["gpt", "mlp", "bigram"] = "gpt"  # the Transformer, or one of ancestors.py
-    n_hidden: int = 512  # width of the mlp's hidden layer
+    network: Literal["gpt", "mlp", "bigram"] = "gpt"  # the Transformer, or an ancestor
+    n_hidden: int = 512  # width of the MLP's hidden layer
 
     # the run
     out_dir: str = ""  # folder for the run's files; empty: out/<recipe>
     dataset: str = "shakespeare_char"  # folder under data/, made by prepare_shakespeare.py
-    init_from: str = "scratch"  # scratch, resume, auto (one of these two), or a checkpoint's path
+    init_from: str = "scratch"  # scratch, resume, auto (resume if it can), or a checkpoint's path
     overwrite: bool = False  # let a new run replace the one in out_dir
     eval_only: bool = False  # only print the losses of the run's best checkpoint
     seed: int = 1337  # for initialization, batches and dropout
     device: str = "auto"  # auto (the fastest there is), cpu, cuda, cuda:1, mps
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the forward pass
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # number format of products
     compile: bool = True  # torch.compile the network (on CUDA only: on CPUs it gains nothing)
 
     # the optimization
@@ -71,8 +71,8 @@ class Config(GPTConfig):
     lr_decay_iters: int = 0  # step at which min_lr is reached; 0: max_iters
     min_lr: float = 1e-4  # AdamW's learning rate at the end of the decay
     weight_decay: float = 0.1  # pull of the matrices towards zero
-    beta1: float = 0.9  # of AdamW's average gradient, and Muon's momentum
-    beta2: float = 0.99  # of AdamW's average squared gradient
+    beta1: float = 0.9  # decay rate of AdamW's average gradient, and of Muon's
+    beta2: float = 0.99  # decay rate of AdamW's average squared gradient
     grad_clip: float = 1.0  # largest norm of the gradient; 0: no clipping
 
     # the output
@@ -146,9 +146,6 @@ def tokens_per_step(config):
     return config.batch_size * config.gradient_accumulation_steps * config.block_size
 
 
-# --- The learning rate: a linear warm-up, then a decay ----------------------------------------
-
-
 def get_lr(step, config):
     """The factor on the peak learning rates at a step, counted from 0.
 
@@ -183,9 +180,6 @@ def set_lr(optimizers, factor):
             group["lr"] = group["initial_lr"] * factor
 
 
-# --- The optimizers: how a gradient moves the weights -----------------------------------------
-
-
 def configure_optimizers(network, config):
     """AdamW for all parameters; or Muon for the matrices inside the blocks, AdamW for the rest.
 
@@ -213,9 +207,6 @@ def configure_optimizers(network, config):
         group = {"params": in_blocks, "initial_lr": config.muon_learning_rate, **decay}
         optimizers.append(Muon([group], network.dtype, momentum=config.beta1))
     return optimizers
-
-
-# --- One step ---------------------------------------------------------------------------------
 
 
 def train_step(network, optimizers, scaler, windows, config):
@@ -326,9 +317,6 @@ def check_finite(number, config, state):
         raise UserError(f"step {state.step}: the loss is no longer a finite number; {advice}")
 
 
-# --- The loop ---------------------------------------------------------------------------------
-
-
 def train(network, optimizers, scaler, splits, meta, config, state):
     """Train to max_iters. Returns the number of the signal that stopped it before that, or 0."""
     processes.check_batch_size(config.batch_size)
@@ -378,9 +366,6 @@ def train(network, optimizers, scaler, splits, meta, config, state):
             log_step, log_time = state.step, time.perf_counter()
 
 
-# --- The program ------------------------------------------------------------------------------
-
-
 def set_up(given):
     """Build all that train() takes. given: {name: value}, from the recipe and the command line."""
     asked = Config(**given)  # says which checkpoint to start from, which passes on settings
@@ -419,7 +404,8 @@ def set_up(given):
 
 
 def main(arguments):
-    given = read_settings(Config, arguments, "train.py", recipe=True, ignored=NANOGPTS)
+    options = {"recipe": True, "ignored": NANOGPTS, "about": __doc__}
+    given = read_settings(Config, arguments, "train.py", **options)
     recipe = given.pop("recipe", "run")
     folder = given["out_dir"] = given.get("out_dir") or f"out/{Path(recipe).stem}"
     processes.join_processes()

@@ -9,7 +9,7 @@ dropout = 0.2  # without it, this network would overfit so small a text
 
 # The training: 16,384 characters per step, 82 million in all, so the text is read 80 times.
 batch_size = 64  # out of memory? 16 and gradient_accumulation_steps = 4 give the same run
-max_iters = 5000  # if the validation loss rises before the end, ckpt.pt has the lowest one
+max_iters = 5000  # if the validation loss rises before the end, ckpt.pt has the best weights
 learning_rate = 1e-3
 warmup_iters = 100
 min_lr = 1e-4  # a tenth of learning_rate, reached at max_iters

@@ -152,7 +152,7 @@ def fill_template(data, weights):
 
 
 def main(arguments):
-    options = Options(**read_settings(Options, arguments, "-m page"))
+    options = Options(**read_settings(Options, arguments, "-m page", about=__doc__))
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)
     network = network_of(checkpoint)

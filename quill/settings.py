@@ -134,18 +134,17 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; usage: {self.usage}; --help lists all options")
 
 
-def read_settings(cls, arguments, program, recipe=False, ignored=()):
+def read_settings(cls, arguments, program, recipe=False, ignored=(), about=""):
     """{name: value}: what the command line sets, and before it the recipe that it names.
 
     cls: a dataclass with one field for each setting. program: as it is typed, "train.py". recipe:
     whether the first argument may be a recipe, whose path is then given as the setting "recipe".
-    ignored: names that are skipped, with a line that says so. Raises UsageError.
+    ignored: names that are skipped, with a line that says so. about: its first line heads --help.
     """
     meanings = comments(cls)
     usage = f"python {program} {'[RECIPE] ' if recipe else ''}[--name=value ...]"
-    parser = Parser(
-        prog=program, usage=usage, allow_abbrev=False, argument_default=argparse.SUPPRESS
-    )
+    names = {"prog": program, "usage": usage, "description": about.split("\n")[0]}
+    parser = Parser(**names, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     if recipe:
         parser.add_argument("recipe", nargs="?", help="a file of `name = value` lines, see config/")
     for field in fields(cls):

@@ -34,7 +34,7 @@ def set_up(arguments, study):
 
 
 def dry_run(arguments):
-    """Print where the parameters are, and what a step and the whole run take."""
+    """Print where the parameters are, and how long a step and the whole run take."""
     network, optimizers, scaler, splits, _, config, _ = set_up(arguments, "dry_run")
     counts = parameters_by_part(network)
     total = sum(counts.values())
