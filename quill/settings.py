@@ -86,8 +86,7 @@ def read_recipe(cls, path, ignored):
     except OSError as error:
         similar = [recipe.as_posix() for recipe in Path("config").glob("*.py")]
         similar += [f"--{path}"] if path.split("=")[0] in known else []
-        # The names of nanoGPT's recipes begin with train_.
-        hint = did_you_mean(f"config/{Path(path).stem.removeprefix('train_')}.py", similar)
+        hint = did_you_mean(f"config/{Path(path).stem}.py", similar)
         raise UsageError(f"cannot read the recipe {path}: {error.strerror}{hint}") from error
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno or 1}: {error.msg}") from error
