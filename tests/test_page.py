@@ -427,10 +427,3 @@ def test_ancestors_have_a_page_too(workspace, reader, network):
     reader.open()
     assert "attention" in reader.text_of("#attention_note")
     assert reader.value("document.querySelectorAll('.heads button').length") == 0
-
-
-def test_page_of_a_large_vocabulary_plots_the_most_frequent_characters():
-    vocab = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
-    meta = {"vocab": vocab, "most_frequent": vocab[:-101:-1]}
-    plane = page.project_characters(small_network(vocab_size=3000), meta)
-    assert plane["ids"] == list(range(2900, 3000)) and len(plane["positions"]) == 100

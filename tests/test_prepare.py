@@ -408,23 +408,14 @@ def test_killed_prepare_leaves_no_mixture_of_two_texts():
     assert operations > 10
 
 
-# --- What people take for a text ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16le", "utf-16be", "cp1252"])
-def test_text_in_another_encoding_is_refused_with_the_encoding_that_it_has(encoding):
-    content = ("\u201cna\u00efve\u201d, he said.\n" * 9).encode(encoding)
-    with pytest.raises(UserError, match="text.txt.* iconv ") as caught:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16le", "utf-16be", "cp1252", None])
+def test_no_utf_8_is_refused_with_the_encoding_that_it_has_if_it_is_a_text(encoding):
+    text = "\u201cna\u00efve\u201d, he said.\n" * 9
+    content = text.encode(encoding) if encoding else gzip.compress(text.encode())
+    with pytest.raises(UserError, match="text.txt.* iconv " if encoding else "archive") as caught:
         make(content)
-    advised = str(caught.value).split("iconv -f ")[1].split()[0]
-    assert content.decode(advised) == content.decode(encoding)
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, lambda text: b"\x89PNG\r\n\x1a\n\0" + text])
-def test_archive_or_picture_is_refused_without_advice_for_an_encoding(pack):
-    with pytest.raises(UserError, match="text.txt.*archive") as caught:
-        make(pack(TEXT.encode()))
-    assert "iconv" not in str(caught.value)
+    advised = str(caught.value).partition("iconv -f ")[2].split()
+    assert content.decode(advised[0]) == content.decode(encoding) if encoding else not advised
 
 
 def test_several_sources_and_standard_input_make_one_text(monkeypatch):
@@ -444,17 +435,14 @@ def test_vocabulary_is_that_of_a_dataset_a_folder_a_meta_json_or_a_checkpoint():
         assert make("cab" * 10, f"--vocab={name}")["vocab"] == vocab
 
 
-def test_most_frequent_characters_are_listed_up_to_100():
+def test_most_frequent_characters_are_listed_up_to_100_and_a_replaced_text_is_reported(capsys):
     characters = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
     text = "".join(character * count for count, character in enumerate(characters, start=1))
-    assert make(text)["most_frequent"] == characters[:-101:-1]
-    assert make(characters[:3] * 9, "--vocab=d", dataset="e")["most_frequent"] == characters[:3]
-
-
-def test_replaced_text_is_reported_and_the_same_text_is_not(capsys):
-    for text, notes in ((TEXT, 0), (TEXT, 0), (OTHER, 1)):
-        make(text)
-        assert capsys.readouterr().out.count("data/d held another text") == notes
+    for _ in range(2):
+        assert make(text)["most_frequent"] == characters[:-101:-1]
+    assert "another text" not in capsys.readouterr().out
+    assert make(characters[:3] * 9, "--vocab=d")["most_frequent"] == characters[:3]
+    assert "another text" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["shakespeare_char", "my"])

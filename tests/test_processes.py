@@ -133,8 +133,6 @@ def test_a_signal_in_the_last_step_lets_the_run_end(workspace, monkeypatch):
     assert read_checkpoint("out/run/last.pt")["state"]["step"] == 9
 
 
-# --- How processes start and end ---------------------------------------------------------------
-
 # A step in two processes, with DistributedDataParallel in a cycle that Python does not look for.
 STEP = """
 import gc, os, torch

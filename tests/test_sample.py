@@ -137,17 +137,14 @@ def test_nanogpts_options_change_nothing_and_the_age_of_the_checkpoint_is_told(h
     assert out == text(capsys) and "1 day" in err
 
 
-@pytest.mark.parametrize(
-    ("vocab", "start", "prompt"),
-    [
+def test_prompt_is_taken_as_the_text_writes_it():
+    for vocab, start, prompt in (
         ("\nab", r"a\nb", "a\nb"),  # as a shell passes it on
         ("\n\\abn", r"a\nb", r"a\nb"),  # the text has backslashes
         ("caf\u00e9\n", "cafe\u0301\\n", "caf\u00e9\n"),
         ("cafe\u0301", "caf\u00e9", "cafe\u0301"),
-    ],
-)
-def test_prompt_is_taken_as_the_text_writes_it(vocab, start, prompt):
-    assert sample.read_prompt(start, Tokenizer(vocab))[0] == prompt
+    ):
+        assert sample.read_prompt(start, Tokenizer(vocab))[0] == prompt
 
 
 def test_refusal_of_a_prompt_names_its_file_once_and_a_newline_as_one(here):

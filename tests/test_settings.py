@@ -260,14 +260,12 @@ def test_nanogpts_recipe_and_command_line_run_as_they_are(capsys):
     assert all(name in line for name in ignored)
 
 
-@pytest.mark.parametrize(
-    ("words", "value"),
-    [("--name -x", "-x"), ("--rate -1e-3", -0.001), ("--name ~/a", "/home/me/a")],
-)
-def test_value_may_begin_with_a_dash_and_a_path_with_a_tilde(words, value, monkeypatch):
+def test_value_may_begin_with_a_dash_and_a_path_with_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")
-    assert list(read(*words.split(), cls=Options).values()) == [value]
+    words = {"--name -x": "-x", "--rate -1e-3": -0.001, "--name ~/a": "/home/me/a"}
+    for given_words, value in words.items():
+        assert [value] == list(read(*given_words.split(), cls=Options).values())
     assert read(recipe="out_dir = '~/a'") == {"out_dir": "/home/me/a"}
 
 

@@ -23,7 +23,8 @@ import prepare_shakespeare
 import train
 from ancestors import NGrams
 from model import next_probabilities
-from quill.checkpoint import load
+from page.page import project_characters
+from quill.checkpoint import load, network_of, read_checkpoint
 from quill.log import COLORS, matplotlib_installed, read_log
 from quill.terminal import UsageError, UserError
 from study import checks, counting, plots
@@ -412,9 +413,6 @@ def test_each_plot_is_a_png_in_the_folder_of_the_run_or_where_it_is_wanted(here,
         assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
 
 
-# --- Texts that are tiny, and vocabularies that are large --------------------------------------
-
-
 def train_on(text, *changes):
     """Prepare a text as data/tiny, and train a step on it."""
     Path("tiny.txt").write_text(text, encoding="utf-8")
@@ -461,22 +459,25 @@ def test_plots_of_a_large_vocabulary_are_quick_and_without_warnings(tmp_path, mo
     assert not warned and time.perf_counter() - started < 15  # 5 s for each
     labels = {text.get_text() for text in figures[0].axes[0].texts}
     assert labels == {f"U+{ord(character):04X}" for character in chinese[-100:]}
+    checkpoint = read_checkpoint("out/run/ckpt.pt")
+    plane = project_characters(network_of(checkpoint), checkpoint["meta"])  # of the page
+    assert plane["ids"] == list(range(2900, 3000)) and len(plane["positions"]) == 100
 
 
 @needs_matplotlib
 def test_fonts_are_the_usual_one_and_those_with_characters_that_it_lacks(monkeypatch):
     from matplotlib import font_manager
 
-    fonts = {"Chinese": "a\u4e2d", "Last Resort": "\u0e01", "DejaVu Sans": "ab", "Damaged": None}
+    fonts = {"Chinese": "a\u4e2d", "Last Resort": "\u0e01", "DejaVu Sans": "ab", "Damaged": 0}
     fonts["Colored"] = "\u0e01"
+    entries = [SimpleNamespace(name=name, fname=name) for name in fonts]
 
     def font(name):
-        if name == "Damaged":
+        if not fonts[name]:
             raise RuntimeError
-        index = {ord(character): 1 for character in fonts[name]}
-        return SimpleNamespace(get_char_index=index.get, scalable=name != "Colored")
+        index = dict.fromkeys(map(ord, fonts[name]), 1).get
+        return SimpleNamespace(get_char_index=index, scalable=name != "Colored")
 
-    entries = [SimpleNamespace(name=name, fname=name) for name in fonts]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
     monkeypatch.setattr(font_manager, "get_font", font)
     assert plots.fonts_for("ab\n") == (["DejaVu Sans"], set())
