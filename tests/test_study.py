@@ -459,6 +459,7 @@ def test_plots_of_a_large_vocabulary_are_quick_and_without_warnings(tmp_path, mo
     assert not warned and time.perf_counter() - started < 15  # 5 s for each
     labels = {text.get_text() for text in figures[0].axes[0].texts}
     assert labels == {f"U+{ord(character):04X}" for character in chinese[-100:]}
+    assert not set(chinese) & set(figures[1].get_suptitle())
     checkpoint = read_checkpoint("out/run/ckpt.pt")
     plane = project_characters(network_of(checkpoint), checkpoint["meta"])  # of the page
     assert plane["ids"] == list(range(2900, 3000)) and len(plane["positions"]) == 100
