@@ -33,7 +33,7 @@ BUNDLED = Path(__file__).parent / "data" / "pastiche.txt"  # used if the downloa
 SPLITS = ["train", "val", "test"]  # in the order in which they divide the text
 LARGEST_VOCABULARY = 1 << 16  # ids are uint16
 MOST_FREQUENT = 100  # characters that meta.json lists, for plots
-PIECE = 1 << 20  # characters that are encoded at a time: their ids as Python integers take 8 MB
+PIECE = 1 << 20  # characters at a time: their ids as Python integers take 8 MB
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ def prepare(sources, dataset, fractions, vocab=""):
     content = b"".join(part for part, _ in parts)
     text = "".join(decode(*part) for part in parts)
     source = " ".join(name for _, name in parts)
-    counts = Counter(text)
-    found = "".join(sorted(counts))
+    found = "".join(sorted(set(text)))
+    frequent = Counter(text[:PIECE]).most_common(MOST_FREQUENT)
     ends = [0, *(int(len(text) * end) for end in accumulate(fractions))]
     sizes = [end - start for start, end in pairwise(ends)]
     check_text(source, found, vocab or found, sizes)
@@ -184,7 +184,7 @@ def prepare(sources, dataset, fractions, vocab=""):
         print(f"note: {folder} held another text, which this one replaces")
     meta = {
         "vocab": vocab or found,
-        "most_frequent": "".join(one for one, _ in counts.most_common(MOST_FREQUENT)),
+        "most_frequent": "".join(character for character, _ in frequent),
         "source": source,
         "sha256": hashlib.sha256(content).hexdigest(),
         "characters": len(text),
