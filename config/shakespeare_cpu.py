@@ -1,4 +1,4 @@
-"""The quick start: a plain Transformer with rotary positions, less than a minute on two CPU cores.
+"""The quick start: a plain Transformer with rotary positions, a minute or two on two CPU cores.
 
 docs/settings.md has the validation loss of this recipe with each of its settings changed.
 """
