@@ -419,7 +419,7 @@ def main(arguments):
                 bits, perplexity = loss / math.log(2), math.exp(loss)
                 units = f"{bits:.3f} bits per character, perplexity {perplexity:.2f}"
                 show(f"{split + ':':<6} {loss:.4f} nats ({units})")
-            return
+            return processes.leave_processes()
         rest = "" if state.step < config.max_iters else "; a larger --max_iters would go further"
         show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
         signal = train(network, optimizers, scaler, splits, meta, config, state)

@@ -152,7 +152,8 @@ def read_settings(cls, arguments, program, recipe=False, ignored=(), about=""):
         if kind is bool:
             options = {"nargs": "?", "const": "True"}  # --compile is --compile=True
         wanted = "|".join(choices or [kind.__name__])
-        help_text = f"{meanings[field.name]} (default: {field.default!r})".replace("%", "%%")
+        default = " ".join(map(str, field.default)) if several else repr(field.default)
+        help_text = f"{meanings[field.name]} (default: {default})".replace("%", "%%")
         parser.add_argument(f"--{field.name}", metavar=wanted, help=help_text, **options)
     for name in ignored:
         parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)

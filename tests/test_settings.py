@@ -230,7 +230,8 @@ def test_help_lists_every_setting_with_its_comment_and_default(cls, capsys, monk
     for field in dataclasses.fields(cls):
         entry = next(entry for entry in entries if entry.startswith(field.name + " "))
         assert meanings[field.name] and meanings[field.name] in entry
-        assert entry.endswith(f"(default: {field.default!r})")
+        words = field.default if isinstance(field.default, tuple) else [repr(field.default)]
+        assert entry.endswith(f"(default: {' '.join(map(str, words))})")
     if cls is Options:
         assert meanings["size"] == "how large"  # of the base class
         assert meanings["rate"] == "how fast, between 0 % and 100 %"
