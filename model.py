@@ -105,15 +105,17 @@ class Cache:
     """What one block remembers of the text that it has read, for generation.
 
     A character's key and value do not depend on later characters, so they are computed once and
-    kept: a new character costs one pass over itself, not over the whole text.
+    kept: a new character costs one pass over itself, not over the whole text. On a CPU they are
+    kept in float32: PyTorch's attention for a single query is several times slower in bfloat16.
     """
 
     def __init__(self, config, batch_size, device, dtype):
         B, C, n_head = batch_size, config.n_embd, config.n_head
         shape = B, n_head, config.block_size, C // n_head
+        kept = torch.float32 if device.type == "cpu" else dtype
         self.length = 0  # characters read so far
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.keys = torch.empty(shape, device=device, dtype=kept)
+        self.values = torch.empty(shape, device=device, dtype=kept)
         # For token_shift: half of the last character's vector, as each part of the block read it.
         self.attention_half = torch.zeros(B, 1, C // 2, device=device, dtype=dtype)
         self.feed_forward_half = torch.zeros(B, 1, C // 2, device=device, dtype=dtype)
@@ -160,9 +162,9 @@ class CausalSelfAttention(nn.Module):
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.extend(k, v)  # 2 x (B, n_head, S, head_size), S = characters so far
-        y = self.attend(q, k, v)  # (B, n_head, T, head_size)
+        y = self.attend(q.to(k.dtype), k, v)  # (B, n_head, T, head_size)
         y = y.transpose(1, 2).flatten(2)  # (B, n_head, T, head_size) -> (B, T, C)
-        return self.residual_dropout(self.projection(y))  # (B, T, C)
+        return self.residual_dropout(self.projection(y.to(x.dtype)))  # (B, T, C)
 
     def attend(self, q, k, v):
         """softmax(q k^T / sqrt(head_size)) v, where no query sees a later key.
