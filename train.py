@@ -114,11 +114,12 @@ class Tokens:
             ids = ids.pin_memory()  # so that the copy runs in the background
         return ids.to(self.device, non_blocking=True)
 
-    def in_order(self, block_size, count=None):
+    def in_order(self, block_size, count=None, overlap=0):
         """Yield batches of windows (B, block_size + 1) that predict each character but the first
-        once; the last window may be shorter. With count, or if the split has more characters than
-        MOST_EVALUATED: so many windows, spread evenly."""
-        starts = np.arange(0, len(self) - 1, block_size)
+        once; the last window may be shorter. With overlap: the first `overlap` predictions of each
+        window, but of the first one, are those that the window before it ended with. With count,
+        or if the split has more characters than MOST_EVALUATED: so many windows, spread evenly."""
+        starts = np.arange(0, len(self) - 1 - overlap, block_size - overlap)
         if count is None and len(self) > MOST_EVALUATED:
             count = MOST_EVALUATED // block_size
         if count is not None:
@@ -250,25 +251,31 @@ class State:
     best_val_loss: float = math.inf
     seconds: float = 0.0  # of wall time, resumes summed
     log: list = field(default_factory=list)  # rows of log.csv
+    samples: dict = field(default_factory=dict)  # {step: the text written at its evaluation}
+    losses: list = field(default_factory=list)  # [step, loss of its batch] of each progress line
 
 
 @torch.no_grad()
-def estimate_loss(network, batches):
-    """The mean cross-entropy in nats per character over batches of windows, without dropout."""
+def estimate_loss(network, batches, skipped=0):
+    """The mean cross-entropy in nats per character over batches of windows, without dropout. The
+    first `skipped` predictions of each window do not count: they have the least context."""
     network.eval()
     total, count = 0.0, 0
     for i, windows in enumerate(batches):  # (B, T + 1)
         if i % WORLD == RANK:  # each process takes every WORLD-th batch
-            x, y = windows[:, :-1], windows[:, 1:]
+            x, y = windows[:, :-1], windows[:, 1:].clone()
+            y[:, :skipped] = -100  # which PyTorch's cross-entropy ignores
             _, loss = network(x, y)
-            total, count = total + loss.item() * y.numel(), count + y.numel()
+            counted = y[:, skipped:].numel()
+            total, count = total + loss.item() * counted, count + counted
     network.train()
     total, count = processes.summed([total, count])
     return total / count
 
 
 def evaluate(network, optimizers, scaler, splits, meta, config, state):
-    """Measure both losses and save the run. The best weights so far are also saved by themselves.
+    """Measure both losses, write a sample, and save the run. The best weights so far are also saved
+    by themselves.
 
     Validation covers its whole split in order, so the same weights give the same digits. The
     training loss is an estimate from eval_iters batches of windows, spread evenly over the text.
@@ -287,16 +294,17 @@ def evaluate(network, optimizers, scaler, splits, meta, config, state):
     state.log += [[state.step, tokens, round(state.seconds, 2), lr, train_loss, val_loss]]
     if RANK > 0:
         return
+    sample = state.samples[state.step] = short_sample(network, meta["vocab"], splits["val"].device)
     checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
     if best:
         checkpoint.save("ckpt.pt", network, config, meta, state)
     with log.optional():
         log.write_log(config.out_dir, state.log)
         if state.step > 0:  # before that, there is no curve
-            log.plot_loss(config.out_dir, state.log)
+            log.plot_loss(config.out_dir, state.log, state.losses)
     losses = f"training loss {train_loss:.4f}, validation loss {val_loss:.4f}"
     show(f"--- step {state.step}: {losses}, {'the best' if best else 'not the best'} so far")
-    for line in short_sample(network, meta["vocab"], splits["val"].device).splitlines():
+    for line in sample.splitlines():
         show(f"    | {line}")
 
 
@@ -317,23 +325,23 @@ def check_finite(number, config, state):
         raise UserError(f"step {state.step}: the loss is no longer a finite number; {advice}")
 
 
-def train(network, optimizers, scaler, splits, meta, config, state):
-    """Train to max_iters. Returns the number of the signal that stopped it before that, or 0."""
+def train(network, optimizers, scaler, splits, meta, config, state, stop):
+    """Train to max_iters, or until stop, a processes.StopRequest, has received a signal. Returns
+    that signal's number, or 0."""
     processes.check_batch_size(config.batch_size)
     check_schedule(config)
     trained = processes.wrapped(network)  # the same parameters; averages their gradients
     if config.compile:
         batch = get_batch(splits["train"], config, step=0)[: config.batch_size]
         trained = hardware.compiled(trained, processes.own_part(batch))
-    stop = processes.StopRequest()
     started = time.perf_counter() - state.seconds
-    log_step, log_time = state.step, time.perf_counter()
+    log_step, log_usage, noted = state.step, hardware.usage(), False
     while True:
         last, signal = state.step >= config.max_iters, stop.received()
         extra = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
         if last or state.step % config.eval_interval == 0:
             evaluate(network, optimizers, scaler, splits, meta, config, state)
-            log_step, log_time = state.step, time.perf_counter()
+            log_step, log_usage = state.step, hardware.usage()
         elif signal or extra:
             check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
             if RANK == 0:
@@ -355,7 +363,8 @@ def train(network, optimizers, scaler, splits, meta, config, state):
         if state.step % config.log_interval == 0 or state.step == config.max_iters:
             loss = processes.summed([loss.item()])[0] / WORLD
             check_finite(loss, config, state)
-            seconds = (time.perf_counter() - log_time) / (state.step - log_step)  # for one step
+            state.losses.append([state.step, loss])
+            seconds = (time.perf_counter() - log_usage[0]) / (state.step - log_step)  # for one step
             left = timedelta(seconds=round((config.max_iters - state.step) * seconds))
             show(
                 f"step {state.step}/{config.max_iters} | loss {loss:.4f} | "
@@ -363,7 +372,10 @@ def train(network, optimizers, scaler, splits, meta, config, state):
                 f"{tokens_per_step(config) / seconds:,.0f} tokens/s | {left} left",
                 passing=True,
             )
-            log_step, log_time = state.step, time.perf_counter()
+            if not noted and hardware.cores_are_taken(log_usage):
+                noted, fewer = True, torch.get_num_threads() // 2
+                show(f"note: other programs slow each step down; try OMP_NUM_THREADS={fewer}")
+            log_step, log_usage = state.step, hardware.usage()
 
 
 def set_up(given):
@@ -388,7 +400,7 @@ def set_up(given):
         raise UserError(error) from error
     if saved:
         checkpoint.check_same_data(saved, meta, resume)
-        network.load_state_dict(saved["weights"])
+        checkpoint.load_weights(network, saved)
     # Sets the network's dtype, and swaps in a faster dropout on a CPU.
     hardware.for_training(network, device, hardware.pick_dtype(config.dtype, device))
     size = sum(parameter.numel() for parameter in network.parameters())
@@ -419,10 +431,16 @@ def main(arguments):
                 bits, perplexity = loss / math.log(2), math.exp(loss)
                 units = f"{bits:.3f} bits per character, perplexity {perplexity:.2f}"
                 show(f"{split + ':':<6} {loss:.4f} nats ({units})")
+                half = config.block_size // 2
+                if split != "train" and len(tokens) > half + 1:
+                    batches = tokens.in_order(config.block_size, overlap=half)
+                    loss = estimate_loss(network, batches, skipped=half)
+                    show(f"       {loss:.4f} nats with at least {half} characters of context")
             return processes.leave_processes()
         rest = "" if state.step < config.max_iters else "; a larger --max_iters would go further"
         show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
-        signal = train(network, optimizers, scaler, splits, meta, config, state)
+        with processes.StopRequest() as stop:
+            signal = train(network, optimizers, scaler, splits, meta, config, state, stop)
     processes.leave_processes()
     if signal:
         command = f"python train.py --init_from=resume --out_dir={quoted(folder)}"
@@ -430,6 +448,11 @@ def main(arguments):
         sys.exit(128 + signal)
     show(f"done: {state.step} steps in {timedelta(seconds=round(state.seconds))}")
     show(f"best validation loss: {state.best_val_loss:.4f}, in {folder}/ckpt.pt")
+    lowest, last = min(state.log, key=lambda row: row[-1]), state.log[-1]
+    if last[-1] - lowest[-1] >= 0.01:
+        why = "overfitting" if last[-2] < lowest[-2] else "the training loss has risen too"
+        show(f"it was at step {lowest[0]}; since then {last[-1] - lowest[-1]:.2f} worse: {why}")
+        show(f"the last weights are in {folder}/last.pt (sample.py --checkpoint)")
     show(f"to generate text:  python sample.py --out_dir={quoted(folder)}")
 
 

@@ -7,7 +7,12 @@ A checkpoint holds tensors and plain values only, its vocabulary and its setting
 enough to sample from, on a machine without the data.
 """
 
+import ast
+import functools
+import hashlib
+import inspect
 import io
+import sys
 import zipfile
 from dataclasses import asdict, fields
 from difflib import get_close_matches
@@ -22,7 +27,7 @@ from quill.files import reading, replacing
 from quill.terminal import UserError, show
 from tokenizer import Tokenizer, list_characters
 
-FORMAT = 5  # raise it whenever the format changes
+FORMAT = 6  # raise it whenever the format changes
 # The settings that the weights were trained for: they cannot be changed.
 ARCHITECTURE = {field.name for field in fields(GPTConfig)} - {"dropout"}
 ARCHITECTURE |= {"network", "n_hidden"}
@@ -34,6 +39,7 @@ def save(name, network, config, meta, state, optimizers=(), scaler=None):
     optimizers and the scaler, all that a resume needs. meta: the dataset's meta.json."""
     checkpoint = {
         "format": FORMAT,
+        "code": fingerprint(type(network).__module__),
         "weights": network.state_dict(),
         "config": asdict(config),
         "meta": meta,
@@ -46,6 +52,48 @@ def save(name, network, config, meta, state, optimizers=(), scaler=None):
     torch.save(checkpoint, buffer)
     with replacing(Path(config.out_dir) / name) as file:
         file.write(buffer.getbuffer())
+
+
+@functools.cache  # as the program began, even if the file is edited while it runs
+def fingerprint(module):
+    """A hash of the code in the module of that name, which does not depend on its comments,
+    docstrings and layout: the weights of a network mean nothing without its code."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:]
+    return hashlib.sha256(repr(outline(tree)).encode()).hexdigest()[:16]
+
+
+def outline(node):
+    """A syntax tree as nested lists, without empty fields: each version of Python has others."""
+    if isinstance(node, list):
+        return [outline(part) for part in node]
+    if not isinstance(node, ast.AST):
+        return node  # a name, a number, ...
+    parts = [part for _, part in ast.iter_fields(node) if part is not None and part != []]
+    return [type(node).__name__, *(outline(part) for part in parts)]
+
+
+def load_weights(network, checkpoint):
+    """Load a checkpoint's weights into a network that was built with its settings. If the network's
+    code is not the code that trained them, say so."""
+    module = type(network).__module__
+    changed = checkpoint["code"] != fingerprint(module)
+    try:
+        network.load_state_dict(checkpoint["weights"])
+    except RuntimeError as error:
+        if not changed:
+            raise
+        raise UserError(
+            f"the weights do not fit {module}.py, which has changed since the checkpoint was made: "
+            "undo the change, or train a new network"
+        ) from error
+    if changed:
+        note = f"note: {module}.py has changed since this network was trained"
+        show(f"{note}: unless it computes the same, expect a higher loss", file=sys.stderr)
 
 
 def read_checkpoint(path):
@@ -70,7 +118,7 @@ def network_of(checkpoint):
     # train.Config itself cannot be imported here, since train.py imports this file.
     config, vocab = SimpleNamespace(**checkpoint["config"]), checkpoint["meta"]["vocab"]
     network = build(config, len(vocab))
-    network.load_state_dict(checkpoint["weights"])
+    load_weights(network, checkpoint)
     return network.eval()
 
 

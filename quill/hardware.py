@@ -6,12 +6,18 @@ import ctypes
 import inspect
 import math
 import sys
+import time
 
 import torch
 import torch.nn as nn
 from torch.optim import AdamW, Optimizer
 
 from quill.terminal import UserError, show
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 # --- Device and dtype -------------------------------------------------------------------------
 
@@ -73,6 +79,26 @@ def errors_explained():
             "not enough memory: halve batch_size and double gradient_accumulation_steps (the same "
             "run in smaller pieces), or make the network or the number of samples smaller"
         ) from error
+
+
+# --- A busy machine ---------------------------------------------------------------------------
+
+
+def usage():
+    """What this process has used so far: (wall time, CPU time of all threads, and how often a
+    thread was taken off its core for another program). The times are in seconds."""
+    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
+    return time.perf_counter(), time.process_time(), switches
+
+
+def cores_are_taken(before):
+    """Whether other programs run on cores that PyTorch's threads need: each product then waits for
+    its slowest thread. before: usage() a moment ago. On two cores, threads that have them use 1.9
+    seconds of CPU time per second and are interrupted 40 times; beside one busy program, 1.0
+    seconds and 220 times. A small network needs no second core, but then nothing interrupts it."""
+    seconds, used, switches = (b - a for a, b in zip(before, usage(), strict=True))
+    threads = torch.get_num_threads()
+    return threads > 1 and used < 0.75 * threads * seconds and switches > 80 * seconds
 
 
 # --- Training ---------------------------------------------------------------------------------

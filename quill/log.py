@@ -75,9 +75,9 @@ def new_figure(width, height, title, fonts=()):
     return figure
 
 
-def plot_loss(folder, rows):
+def plot_loss(folder, rows, batches=()):
     """Plot both losses over the steps, and the learning rate below them, as loss.png, if matplotlib
-    is installed."""
+    is installed. batches: [step, loss of its batch] pairs, for a thin line."""
     if not matplotlib_installed():
         return
     columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
@@ -85,9 +85,10 @@ def plot_loss(folder, rows):
     best = val_loss.index(min(val_loss))
     figure = new_figure(8, 5.5, "Training and validation loss")
     losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    if batches:
+        losses.plot(*zip(*batches, strict=True), color="0.7", linewidth=0.8, label="one batch")
     losses.plot(steps, train_loss, "o--", color="0.4", markersize=5, label="training")
     losses.plot(steps, val_loss, "o-", color=COLORS[2], markersize=5, label="validation")
-    losses.fill_between(steps, train_loss, val_loss, color="0.88", label="the gap between them")
     label = f"best: {val_loss[best]:.4f} at step {steps[best]}"
     losses.plot(steps[best], val_loss[best], "o", mfc="none", mec="k", ms=11, label=label)
     losses.set_ylabel("loss (nats per character)")

@@ -100,12 +100,18 @@ def from_first_process(function, *arguments):
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM: finish the current step and save. A second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM: finish the current step and save. A second Ctrl-C stops at once. After
+    the `with` block, both do again what they did before."""
 
-    def __init__(self):
+    def __enter__(self):
         self.signal = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.receive)
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.before = {number: signal.signal(number, self.receive) for number in numbers}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def receive(self, number, frame):
         self.signal = number

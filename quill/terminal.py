@@ -36,8 +36,8 @@ def run_main(main):
             print(end="", flush=True)  # here, where an error can still be reported
     except UserError as error:
         if not SILENT:  # the processes of a run usually fail together: one report is enough
-            erase = "\r\033[K" if sys.stderr.isatty() else ""  # a progress line
-            print(f"{erase}error: {' '.join(str(error).split())}", file=sys.stderr)
+            before = erasing() if sys.stderr.isatty() else ""
+            print(f"{before}error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.status)
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, the shells' convention
@@ -50,16 +50,24 @@ def run_main(main):
         sys.exit(1)
 
 
-def show(line, passing=False):
-    """Print a line. On a terminal, the next line overwrites a `passing` one."""
+def show(line, passing=False, file=None):
+    """Print a line, to standard output or to `file`. On a terminal, the next line overwrites a
+    `passing` one."""
+    file = file or sys.stdout
     if SILENT:
         return
-    if sys.stdout and sys.stdout.isatty():  # it is None if it was closed
+    if file and file.isatty():  # it is None if it was closed
         if passing:  # a line that is wrapped could not be overwritten
             line = line[: shutil.get_terminal_size().columns - 1]
-        print(f"\r\033[K{line}", end="" if passing else "\n", flush=True)
+        print(f"{erasing()}{line}", end="" if passing else "\n", file=file, flush=True)
     else:
-        print(line, flush=True)
+        print(line, file=file, flush=True)
+
+
+def erasing():
+    """What overwrites a passing line on a terminal. Spaces, because a notebook, which looks like a
+    terminal to the programs in it, ignores the code that clears a line."""
+    return f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r"
 
 
 def quoted(path):

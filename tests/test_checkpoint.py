@@ -1,5 +1,6 @@
 """quill/checkpoint.py: what is damaged or does not fit is refused, and no run is lost."""
 
+import importlib
 import os
 import pickle
 import sys
@@ -17,6 +18,7 @@ from quill.checkpoint import (
     FORMAT,
     PER_CALL,
     find_checkpoint,
+    fingerprint,
     inherited,
     load,
     read_checkpoint,
@@ -108,6 +110,36 @@ def test_load_gives_the_network_and_the_tokenizer_that_were_saved(workspace, sha
     idx = torch.tensor([tokenizer.encode("the sea")])
     network.dtype = torch.float32
     assert torch.equal(loaded(idx)[0], network.eval()(idx)[0])
+
+
+def test_the_fingerprint_of_code_changes_with_what_it_computes_only(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    codes = {
+        "plain": "def f(x):\n    return x * 2\n",
+        "explained": '"""A module."""\n\ndef f(x):  # 2 x\n    """2 x."""\n    return (\nx * 2)',
+        "changed": "def f(x):\n    return x * 3\n",
+    }
+    found = {}
+    for name, code in codes.items():
+        Path(f"{tmp_path}/quillgpt_{name}.py").write_text(code)
+        importlib.import_module(f"quillgpt_{name}")
+        found[name] = fingerprint(f"quillgpt_{name}")
+    assert found["plain"] == found["explained"] != found["changed"]
+
+
+def test_a_network_whose_code_has_changed_is_loaded_with_a_warning(here, capsys, monkeypatch):
+    before = load(CKPT)[0].state_dict()
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("quill.checkpoint.fingerprint", lambda module: "another")
+    after = load(CKPT)[0].state_dict()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+    saved = read_checkpoint(CKPT)
+    del saved["weights"]["norm.weight"]  # as if the code had no such norm when it was saved
+    torch.save(saved, CKPT)
+    with pytest.raises(UserError):
+        load(CKPT)
 
 
 def test_the_checkpoint_that_is_named_is_found_or_else_the_newest(here):

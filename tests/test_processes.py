@@ -1,5 +1,6 @@
 """quill/processes.py: several processes are one run, and a run that is stopped is saved."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -78,7 +79,7 @@ def test_a_batch_that_does_not_divide_is_refused(workspace, monkeypatch, count, 
     monkeypatch.setattr(processes, "WORLD", count)
     *parts, config = tiny_training(f"--batch_size={batch}")
     with pytest.raises(UserError, match=f"{batch} .*{count} .*{nearest}$"):
-        train.train(*parts, {}, config, train.State())
+        train.train(*parts, {}, config, train.State(), stop=None)
 
 
 def test_each_process_takes_an_equal_part_of_a_batch(monkeypatch):
@@ -125,6 +126,16 @@ def test_a_second_ctrl_c_stops_at_once(workspace, monkeypatch):
     monkeypatch.setattr(train, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train.main(TINY)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_signals_do_after_a_run_what_they_did_before(workspace, monkeypatch, stopped):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    if stopped:
+        stop_at(monkeypatch, 3)
+    with contextlib.suppress(SystemExit):
+        train.main(TINY)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(workspace, monkeypatch):

@@ -109,6 +109,15 @@ def test_an_evaluation_in_order_predicts_each_character_once(workspace, length):
     assert all((b[:, 1:] == b[:, :-1] + 1).all() for b in batches)
 
 
+@pytest.mark.parametrize("length", [10, 16, 17, 18, 25, 26, 1000])
+def test_windows_that_overlap_by_half_count_each_character_once(workspace, length):
+    np.arange(length, dtype="<u2").tofile("ids.bin")
+    batches = list(Tokens("ids.bin", CPU).in_order(block_size=16, overlap=8))
+    counted = torch.cat([batch[:, 9:].flatten() for batch in batches])
+    assert torch.equal(counted, torch.arange(9, length))
+    assert all((b[:, 1:] == b[:, :-1] + 1).all() for b in batches)
+
+
 def test_a_number_of_windows_is_spread_evenly_over_the_whole_text(workspace):
     np.arange(1000, dtype="<u2").tofile("ids.bin")
     windows = torch.cat(list(Tokens("ids.bin", CPU).in_order(16, count=10)))
@@ -222,6 +231,18 @@ def test_the_loss_of_a_split_is_the_mean_over_its_characters_without_dropout(wor
     assert found[0] == pytest.approx(sum(sums) / (len(splits["val"]) - 1))
 
 
+def test_the_loss_with_context_leaves_out_the_first_predictions_of_each_window(workspace):
+    network, _, _, splits, _ = tiny_training()
+    found = estimate_loss(network, splits["val"].in_order(16, overlap=8), skipped=8)
+    ids, losses = torch.from_numpy(splits["val"].ids.astype(np.int64)), []
+    network.eval()
+    for i in range(9, len(ids)):  # the windows begin at multiples of 8
+        start = (i - 9) // 8 * 8
+        logits = network(ids[None, start:i])[0][:, -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, ids[i : i + 1]).item())
+    assert found == pytest.approx(np.mean(losses), abs=1e-6)
+
+
 # --- Whole runs -------------------------------------------------------------------------------
 
 
@@ -266,6 +287,11 @@ def test_a_run_logs_each_evaluation_and_keeps_its_best_and_its_newest_weights(wo
     assert seconds == sorted(seconds) and seconds[0] == 0 < seconds[-1]
     assert losses[0] == pytest.approx(math.log(58), abs=0.1)  # a uniform guess
     assert min(losses) < losses[0] - 0.5 and losses[4] > losses[0]
+    state = read_checkpoint("out/run/last.pt")["state"]
+    assert list(state["samples"]) == [row["step"] for row in rows] and all(
+        state["samples"].values()
+    )
+    assert [step for step, _ in state["losses"]] == [10, 20, 30, 40]
     for name, loss in (("ckpt.pt", min(losses)), ("last.pt", losses[4])):
         assert val_loss(f"out/run/{name}") == pytest.approx(loss, abs=1e-6)
         assert read_checkpoint(f"out/run/{name}")["state"]["best_val_loss"] == min(losses)
@@ -299,7 +325,7 @@ def test_a_run_that_diverges_late_keeps_the_last_good_step(workspace, monkeypatc
 
 def test_fine_tuning_goes_on_from_the_weights_with_its_own_settings(workspace):
     train.main(TINY)
-    start = ["--init_from=out/run/ckpt.pt", "--dataset=small", "--out_dir=tuned"]
+    start = ["--init_from=out/run/ckpt.pt", "--dataset=small", "--out_dir=tuned", "--dtype=float32"]
     train.main([*start, "--max_iters=2", "--learning_rate=1e-9", "--min_lr=0", "--eval_iters=2"])
     tuned, old = read_checkpoint("tuned/ckpt.pt"), read_checkpoint("out/run/ckpt.pt")
     assert tuned["config"]["n_embd"] == 16 and tuned["config"]["learning_rate"] == 1e-9
