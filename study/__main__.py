@@ -12,10 +12,14 @@ from quill.hardware import errors_explained
 from quill.processes import WORLD
 from quill.terminal import UsageError, UserError, did_you_mean, run_main
 from study import checks, counting, example, plots
+from study.compare import compare
+from study.exercise import exercise
+from study.results import results
 
 CHECKS = [checks.dry_run, checks.overfit_batch, checks.find_lr, counting.ngrams, example.example]
 PLOTS = [plots.attention, plots.embeddings, plots.temperature, plots.runs]
-STUDIES = {study.__name__: study for study in CHECKS + PLOTS}  # the docstrings are the help
+RUNS = [compare, results, exercise]
+STUDIES = {study.__name__: study for study in CHECKS + PLOTS + RUNS}  # the docstrings are the help
 
 
 def main(arguments):

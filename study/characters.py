@@ -24,3 +24,14 @@ def principal_components(vectors):
     centred = vectors - vectors.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     return left[:, :2] * sizes[:2], sizes[:2] ** 2 / (sizes**2).sum()
+
+
+def spread(positions, room):
+    """Move positions (V, 2) apart until hardly any two are nearer to each other than `room`."""
+    positions = positions + np.random.default_rng(0).normal(0, room / 1000, positions.shape)
+    for _ in range(300):
+        steps = positions[:, None] - positions  # (V, V, 2), from each to each
+        distances = np.maximum(np.linalg.norm(steps, axis=2, keepdims=True), room / 100)
+        push = steps * np.maximum(0, room / distances - 1) / 2
+        positions = positions + push.sum(axis=1)
+    return positions

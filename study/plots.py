@@ -16,7 +16,7 @@ from quill.log import COLORS, new_figure, plain_matplotlib, read_log
 from quill.settings import read_settings
 from quill.terminal import UsageError, UserError
 from sample import read_prompt
-from study.characters import KINDS, kind_of, principal_components
+from study.characters import KINDS, kind_of, principal_components, spread
 from study.inside import attention_weights
 from tokenizer import Tokenizer
 
@@ -132,7 +132,7 @@ def attention_figure(weights, text, heads):
         axes.tick_params(axis="x", rotation=90 if missing else 0)
     figure.supylabel("the character that looks")
     figure.supxlabel("the character that it looks at")
-    figure.colorbar(image, ax=panels, label="weight", shrink=0.6)
+    figure.colorbar(image, ax=panels, label="weight (on a square-root scale)", shrink=0.6)
     return figure
 
 
@@ -179,17 +179,6 @@ def embeddings_figure(vectors, vocab):
     return figure
 
 
-def spread(positions, room):
-    """Move positions (V, 2) apart until hardly any two are nearer to each other than `room`."""
-    positions = positions + np.random.default_rng(0).normal(0, room / 1000, positions.shape)
-    for _ in range(300):
-        steps = positions[:, None] - positions  # (V, V, 2), from each to each
-        distances = np.maximum(np.linalg.norm(steps, axis=2, keepdims=True), room / 100)
-        push = steps * np.maximum(0, room / distances - 1) / 2
-        positions = positions + push.sum(axis=1)
-    return positions
-
-
 @dataclass(frozen=True)
 class TemperatureOptions(PlotOptions):
     start: str = "To be, or not to b"  # the text before the character, or FILE:path
@@ -225,6 +214,7 @@ def temperature_figure(logits, vocab, text, settings):
         percent = [f"{length:.0%}" if length >= 0.005 else "" for length in lengths]
         axes.bar_label(bars, percent, padding=2, fontsize=10)
         [(name, value)] = setting.items()
+        name = name if name == "temperature" else f"temperature 1, {name}"
         bits = torch.special.entr(probabilities).sum().item() / math.log(2)
         axes.set_title(f"{name} {value:g}\n{bits:.2f} bits")
         axes.set_xlim(0, 1.3)  # room for the percentages

@@ -23,13 +23,12 @@ import prepare_shakespeare
 import train
 from ancestors import NGrams
 from model import next_probabilities
-from page.page import project_characters
-from quill.checkpoint import load, network_of, read_checkpoint
+from quill.checkpoint import load
 from quill.log import COLORS, matplotlib_installed, read_log
 from quill.terminal import UsageError, UserError
 from study import checks, counting, plots
 from study.__main__ import STUDIES, main
-from study.characters import KINDS, kind_of, principal_components
+from study.characters import KINDS, kind_of, principal_components, spread
 from study.inside import attention_weights
 
 needs_matplotlib = pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
@@ -69,7 +68,9 @@ def test_unknown_study_is_one_line_with_the_nearest_name_and_status_2(tmp_path):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_unknown_option_of_any_study_is_a_usage_error(here, name):
-    folders = ["out/run"] if name == "runs" else []
+    recipe = f"{ROOT}/config/bigram.py"
+    folders = {"runs": ["out/run"], "results": ["out/run"], "compare": [recipe]}
+    folders = folders.get(name, [])
     with pytest.raises(UsageError, match="--colour"):
         main([name, *folders, "--colour=red"])
 
@@ -359,7 +360,7 @@ def test_embeddings_plot_lists_the_largest_cosines():
 
 def test_labels_that_overlap_are_moved_apart():
     crowd = np.random.default_rng(0).normal(size=(30, 2))
-    moved = plots.spread(np.concatenate([crowd, [[0, 0], [0, 0], [20, 20]]]), 0.5)
+    moved = spread(np.concatenate([crowd, [[0, 0], [0, 0], [20, 20]]]), 0.5)
     distances = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(33)
     assert distances.min() > 0.45
     assert np.allclose(moved[-1], [20, 20], atol=0.01)  # it was alone
@@ -428,7 +429,9 @@ def test_every_study_takes_a_tiny_text_or_refuses_it(tmp_path, text, monkeypatch
     train_on(text, "--block_size=4")
     start, dataset = ["--start=aaaa"], ["--dataset=tiny"]
     given = {"runs": ["out/run"], "attention": start, "temperature": start, "ngrams": dataset}
-    for name in STUDIES.keys() - given.keys() - {"embeddings", "example"}:
+    for name in (
+        STUDIES.keys() - given.keys() - {"embeddings", "example", "compare", "results", "exercise"}
+    ):
         given[name] = [*TINY, *dataset, "--block_size=4"]
         with pytest.raises(UserError, match="block_size"):
             main([name, *TINY, *dataset, "--block_size=30"])
@@ -460,9 +463,6 @@ def test_plots_of_a_large_vocabulary_are_quick_and_without_warnings(tmp_path, mo
     labels = {text.get_text() for text in figures[0].axes[0].texts}
     assert labels == {f"U+{ord(character):04X}" for character in chinese[-100:]}
     assert not set(chinese) & set(figures[1].get_suptitle())
-    checkpoint = read_checkpoint("out/run/ckpt.pt")
-    plane = project_characters(network_of(checkpoint), checkpoint["meta"])  # of the page
-    assert plane["ids"] == list(range(2900, 3000)) and len(plane["positions"]) == 100
 
 
 @needs_matplotlib

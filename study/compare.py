@@ -1,0 +1,280 @@
+"""Did a change help? Train variants of a run with the same seeds, and compare their losses."""
+
+import csv
+import inspect
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+import train
+from quill.checkpoint import find_checkpoint, fingerprint, load
+from quill.log import COLORS, matplotlib_installed, new_figure, read_log
+from quill.settings import read_settings
+from quill.terminal import UsageError, UserError, show
+from study.plots import save
+
+EXAMPLE = "python -m study compare config/shakespeare_fast.py --n_layer=1,2,3"
+SEEDS = 5  # two or three would not show a difference of one standard deviation
+CERTAIN = 0.05  # the probability of seeing such a difference by luck alone, below which we name it
+WANTED = 0.01  # nats: a smaller difference is hardly worth a change
+
+
+def compare(arguments):
+    """Did a change help? Train variants with the same seeds, and compare their losses.
+
+        python -m study compare config/shakespeare_fast.py --n_layer=1,2,3 --seeds=5
+        python -m study compare config/shakespeare_fast.py --out_dir=out/before
+        python -m study compare out/before out/after
+
+    The first trains with each value of n_layer; several settings with several values are combined.
+    For a change of the code, run the second before the change, and the same with
+    --out_dir=out/after after it; the third compares them. What is trained already is not trained
+    again, so Ctrl-C and the same command go on.
+    """
+    if {"-h", "--help"} & set(arguments):
+        return print(inspect.getdoc(compare))
+    places = [word for word in arguments if not word.startswith("-")]
+    settings = [word[2:].split("=", 1) for word in arguments if word.startswith("--")]
+    if not places or any(len(setting) != 2 for setting in settings):
+        raise UsageError(f"a recipe and --name=value,value are needed, as in {EXAMPLE}")
+    if all(Path(place).is_dir() for place in places):
+        comparisons = {place: open_comparison(Path(place)) for place in places}
+        rows = between_folders(comparisons)
+        return report(rows, Path(places[-1]))
+    if len(places) > 1:
+        raise UsageError(f"one recipe, or the folders of earlier comparisons, not {places}")
+    settings = dict(settings)
+    count = settings.pop("seeds", str(SEEDS))
+    if not count.isdigit() or count == "0":
+        raise UsageError(f"--seeds must be a whole number from 1 on, not {count!r}")
+    folder = Path(settings.pop("out_dir", f"out/compare/{Path(places[0]).stem}"))
+    variants = find_variants(places[0], settings)
+    claim(folder, variants, int(count))
+    train_all(folder, variants, int(count))
+    results = measure(folder, variants, int(count))
+    first = next(iter(results))
+    report([(name, result, results[first]) for name, result in results.items()], folder)
+
+
+def find_variants(recipe, settings):
+    """{name of a variant: the words of its command line}, for all combinations of the values.
+    settings: {name: values with commas between them}. UsageError if a value is wrong."""
+    values = {name: text.split(",") for name, text in settings.items()}
+    several = [name for name, texts in values.items() if len(texts) > 1]
+    variants = {}
+    for chosen in itertools.product(*values.values()):
+        pairs = dict(zip(values, chosen, strict=True))
+        name = " ".join(f"{name}={pairs[name]}" for name in several) or "recipe"
+        variants[name] = [recipe, *(f"--{name}={value}" for name, value in pairs.items())]
+        settings_of(variants[name])
+    return variants
+
+
+# --- A comparison's folder --------------------------------------------------------------------
+
+
+def claim(folder, variants, count):
+    """Note in a comparison's folder what is compared there, and refuse to mix it with other code or
+    with other settings of a variant of the same name."""
+    code = {name: fingerprint(name) for name in ("model", "ancestors", "train")}
+    path = folder / "compare.json"
+    known = json.loads(path.read_text()) if path.exists() else {"code": code, "variants": {}}
+    settings = {name: settings_of(words) for name, words in variants.items()}
+    same = {name: known["variants"].get(name, given) for name, given in settings.items()}
+    if known["code"] != code or same != settings:
+        what = "settings" if known["code"] == code else "code"
+        raise UserError(f"{folder} holds a comparison of other {what}: choose another --out_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    known |= {"variants": {**known["variants"], **settings}, "seeds": count}
+    path.write_text(json.dumps(known, indent=1))
+
+
+def open_comparison(folder):
+    """(variants, number of seeds) of an earlier comparison."""
+    path = folder / "compare.json"
+    if not path.exists():
+        raise UserError(f"{folder} is not the folder of a comparison: it has no compare.json")
+    known = json.loads(path.read_text())
+    return known["variants"], known["seeds"]
+
+
+def between_folders(comparisons):
+    """The rows of a report on folders with the same variants: each is compared with the one of the
+    same name in the first folder."""
+    (base, (variants, count)), *_ = comparisons.items()
+    if any(other != (variants, count) for other in comparisons.values()):
+        raise UserError("the folders compare different settings: " + ", ".join(comparisons))
+    reference = measure(Path(base), variants, count)
+    rows = []
+    for folder in comparisons:
+        for name, result in measure(Path(folder), variants, count).items():
+            rows.append((f"{folder}: {name}", result, reference[name]))
+    return rows
+
+
+# --- Training and measuring -------------------------------------------------------------------
+
+
+def train_all(folder, variants, count):
+    """Train each variant with each seed, in processes of one thread each: on two cores, two runs
+    side by side take less time than one after the other."""
+    jobs = []
+    for seed, (name, words) in itertools.product(range(1, count + 1), variants.items()):
+        run = folder / name / f"seed{seed}"
+        steps = train.Config(**{**settings_of(words), "seed": seed}).max_iters
+        if not (run / "log.csv").exists() or read_log(run)["step"][-1] < steps:
+            jobs.append([*words, f"--seed={seed}", f"--out_dir={run}", "--init_from=auto"])
+    workers = 1 if torch.cuda.is_available() else os.cpu_count()
+    started, executor = time.monotonic(), ThreadPoolExecutor(workers)
+    try:
+        futures = [executor.submit(train_one, words) for words in jobs]
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            left = (time.monotonic() - started) / done * (len(jobs) - done)
+            show(
+                f"{done} of {len(jobs)} runs | {timedelta(seconds=round(left))} left", passing=True
+            )
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def settings_of(words):
+    """The settings of a command line with a recipe, as a dict."""
+    given = read_settings(train.Config, words, "-m study compare", recipe=True)
+    return {name: value for name, value in given.items() if name != "recipe"}
+
+
+def train_one(words):
+    """Run train.py with one thread. UserError has the last line that it printed, if it failed."""
+    program = Path(train.__file__)
+    ended = subprocess.run(
+        [sys.executable, program, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if ended.returncode:
+        raise UserError(f"train.py {' '.join(words)}: {ended.stdout.strip().splitlines()[-1]}")
+
+
+def measure(folder, variants, count):
+    """{variant: (its lowest validation loss with each seed, parameters, seconds of a run)}."""
+    results = {}
+    for name in variants:
+        runs = [folder / name / f"seed{seed}" for seed in range(1, count + 1)]
+        logs = [read_log(run) for run in runs]
+        network, _ = load(find_checkpoint(runs[0]))
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        seconds = statistics.mean(log["seconds"][-1] for log in logs)
+        results[name] = [min(log["val_loss"]) for log in logs], parameters, seconds
+    return results
+
+
+# --- Statistics and the report ----------------------------------------------------------------
+
+
+def mean_and_error(values):
+    """The mean, and its standard error: how far it may be off by luck (nan for a single value)."""
+    if len(values) == 1:
+        return values[0], math.nan
+    return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
+
+
+def with_error(values, sign):
+    """The mean ± its standard error, as text. sign: "+" to show that of a positive mean too."""
+    mean, error = mean_and_error(values)
+    return f"{mean:{sign}.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
+
+
+def probability_by_luck(differences):
+    """How probable a mean this far from 0 is, if the true mean is 0: the paired t-test.
+
+    The same seed has the same batches in both variants, so much of the noise cancels out in their
+    difference. Source: Student 1908, https://doi.org/10.1093/biomet/6.1.1.
+    """
+    mean, error = mean_and_error(differences)
+    if not error > 0:  # one seed, or no noise at all
+        return math.nan if math.isnan(error) else float(mean == 0)
+    t, n = abs(mean / error), len(differences) - 1  # n degrees of freedom
+    # Student's density, in the angle a with t = sqrt(n) tan(a), is cos(a)^(n - 1): its sum over the
+    # angles beyond t, as a fraction of the sum over all.
+    steps = 10_000
+    angles = [math.pi / 2 * (i + 0.5) / steps for i in range(steps)]
+    beyond = math.atan(t / math.sqrt(n))
+    weights = [math.cos(angle) ** (n - 1) for angle in angles]
+    tail = sum(w for angle, w in zip(angles, weights, strict=True) if angle > beyond)
+    return tail / sum(weights)
+
+
+def verdict(differences):
+    """What the differences to the first variant say, in words."""
+    mean, error = mean_and_error(differences)
+    if not any(differences):
+        return ""  # it is the first
+    if math.isnan(error):
+        return "one seed says nothing about the noise"
+    if probability_by_luck(differences) < CERTAIN:
+        return "better" if mean < 0 else "worse"
+    # With so many seeds, a difference of WANTED is seen in four of five comparisons
+    # (1.96 + 0.84 standard errors).
+    needed = math.ceil((2.8 * statistics.stdev(differences) / WANTED) ** 2)
+    return f"no difference seen; to see {WANTED}, about {max(needed, 2)} seeds are needed"
+
+
+def report(rows, folder):
+    """Print the comparison as a table, and write it as .md, .csv and .png into its folder.
+    rows: (name, result, the result that it is compared with)."""
+    seeds = len(rows[0][1][0])
+    about = "the lowest validation loss of each run: mean ± standard error; paired differences"
+    show(f"{seeds} seed{'s' if seeds > 1 else ''}; {about}")
+    lines = [
+        "| variant | parameters | seconds | validation loss | difference | |",
+        "|---" * 6 + "|",
+    ]
+    for name, (losses, parameters, seconds), (reference, *_) in rows:
+        differences = [a - b for a, b in zip(losses, reference, strict=True)]
+        cells = [name, f"{parameters:,}", f"{seconds:.0f}", with_error(losses, "")]
+        cells += [with_error(differences, "+") if any(differences) else "", verdict(differences)]
+        lines.append(f"| {' | '.join(cells)} |")
+    show("\n".join(lines))
+    (folder / "compare.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with open(folder / "compare.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "parameters", "seconds", "seed", "val_loss"])
+        for name, (losses, parameters, seconds), _ in rows:
+            for seed, loss in enumerate(losses, start=1):
+                writer.writerow([name, parameters, f"{seconds:.1f}", seed, loss])
+    if matplotlib_installed():
+        save(compare_figure(rows), folder / "compare.png")
+
+
+def compare_figure(rows):
+    """The losses of all variants, a dot for each seed: over the number of parameters if it differs,
+    else side by side."""
+    figure = new_figure(8, 4.5, "Lowest validation loss of each variant")
+    axes = figure.subplots()
+    sizes = [parameters for _, (_, parameters, _), _ in rows]
+    by_size = len(set(sizes)) == len(sizes) > 1
+    for i, (name, (losses, parameters, _), _) in enumerate(rows):
+        place, color = parameters if by_size else i, COLORS[i % len(COLORS)]
+        axes.plot([place] * len(losses), losses, "o", color=color, alpha=0.6, label=name)
+        axes.plot(place, statistics.mean(losses), "_", color=color, markersize=24)
+    if by_size:
+        axes.set(xscale="log", xlabel="parameters")
+        axes.legend()
+    else:
+        axes.set_xticks(range(len(rows)), [name for name, *_ in rows], rotation=20)
+    axes.set_ylabel("loss (nats per character)")
+    axes.grid(axis="y")
+    return figure
