@@ -16,6 +16,7 @@ class Linear {
   constructor(weights, name, inputs) {
     this.weight = weights[`${name}.weight`];
     this.bias = weights[`${name}.bias`];
+    this.memory = memory; // that of the weights
     this.inputs = inputs;
     this.outputs = this.weight.length / inputs;
   }
@@ -23,9 +24,9 @@ class Linear {
   forward(x, T) {
     const { weight, bias, inputs, outputs } = this;
     const y = new Float32Array(T * outputs);
-    let t = 0;
-    for (; t + 4 <= T; t += 4) multiply_four(weight, outputs, inputs, x, t, y);
-    for (; t < T; t++) multiply(weight, 0, inputs, outputs, inputs, x, t * inputs, y, t * outputs);
+    for (let t = 0; t < T; t++) {
+      this.memory.multiply(weight, outputs, inputs, x, t * inputs, y, t * outputs);
+    }
     if (bias) for (let i = 0; i < y.length; i++) y[i] += bias[i % outputs];
     return y; // (T, outputs)
   }
@@ -33,10 +34,9 @@ class Linear {
 
 function multiply(matrix, start, stride, rows, columns, x, from, y, to) {
   // y = matrix x: the dot product of each row of a matrix with the vector at x[from]. The first
-  // row begins at matrix[start], each other one `stride` entries after the one before. Nearly all
-  // of the network's time is spent here and in multiply_four, so both compute eight sums at once:
-  // each entry of x is loaded once for all rows, and no addition waits for the one before it.
-  // Sums are float64, JavaScript's only kind of number.
+  // row begins at matrix[start], each other one `stride` entries after the one before. Eight sums
+  // are computed at once: each entry of x is loaded once for all rows, and no addition waits for
+  // the one before it. Sums are float64, JavaScript's only kind of number.
   let row = 0;
   for (; row + 8 <= rows; row += 8) {
     const r0 = start + row * stride;
@@ -76,52 +76,6 @@ function multiply(matrix, start, stride, rows, columns, x, from, y, to) {
   }
 }
 
-function multiply_four(matrix, rows, columns, x, t, y) {
-  // The same for the four characters from t on, two rows at a time: each weight is loaded once for
-  // all four. Each sum is taken in the same order, so it is the same to the last bit.
-  const x0 = t * columns;
-  const x1 = x0 + columns;
-  const x2 = x1 + columns;
-  const x3 = x2 + columns;
-  const to = t * rows;
-  let row = 0;
-  for (; row + 2 <= rows; row += 2) {
-    const a = row * columns;
-    const b = a + columns;
-    let a0, a1, a2, a3, b0, b1, b2, b3;
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = 0;
-    for (let i = 0; i < columns; i++) {
-      const in_a = matrix[a + i];
-      const in_b = matrix[b + i];
-      const n0 = x[x0 + i];
-      const n1 = x[x1 + i];
-      const n2 = x[x2 + i];
-      const n3 = x[x3 + i];
-      a0 += in_a * n0;
-      a1 += in_a * n1;
-      a2 += in_a * n2;
-      a3 += in_a * n3;
-      b0 += in_b * n0;
-      b1 += in_b * n1;
-      b2 += in_b * n2;
-      b3 += in_b * n3;
-    }
-    y[to + row] = a0;
-    y[to + rows + row] = a1;
-    y[to + 2 * rows + row] = a2;
-    y[to + 3 * rows + row] = a3;
-    y[to + row + 1] = b0;
-    y[to + rows + row + 1] = b1;
-    y[to + 2 * rows + row + 1] = b2;
-    y[to + 3 * rows + row + 1] = b3;
-  }
-  if (row < rows) {
-    for (let n = t; n < t + 4; n++) {
-      multiply(matrix, row * columns, columns, 1, columns, x, n * columns, y, n * rows + row);
-    }
-  }
-}
-
 function layer_norm(x, from, size, y, to, weight, bias) {
   // `size` entries at x[from], shifted and scaled to mean 0 and variance 1, into y[to]; then times
   // `weight` plus `bias`, where there are any.
@@ -149,17 +103,17 @@ class LayerNorm {
   }
 }
 
-function erf(x) {
-  // The error function, to 1.5e-7: as exact as float32 is near 1.
-  // Source: Abramowitz and Stegun 1964, formula 7.1.26.
-  const t = 1 / (1 + 0.3275911 * Math.abs(x));
-  const a = [0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429];
-  const sum = t * (a[0] + t * (a[1] + t * (a[2] + t * (a[3] + t * a[4]))));
-  return Math.sign(x) * (1 - sum * Math.exp(-x * x));
+function below(x, bell) {
+  // The probability that a normally distributed number is below x, to 1e-7: as exact as float32 is
+  // near 1. bell: exp(-x^2 / 2). Source: Abramowitz and Stegun 1964, formula 7.1.26, for erf.
+  const t = 1 / (1 + 0.3275911 * Math.SQRT1_2 * Math.abs(x));
+  const tail =
+    t * (0.127414796 + t * (-0.142248368 + t * (0.7107068705 + t * (-0.7265760135 + t * 0.5307027145))));
+  return x < 0 ? tail * bell : 1 - tail * bell;
 }
 
 function gelu(x) {
-  for (let i = 0; i < x.length; i++) x[i] = (x[i] * (1 + erf(x[i] * Math.SQRT1_2))) / 2;
+  for (let i = 0; i < x.length; i++) x[i] *= below(x[i], Math.exp((-x[i] * x[i]) / 2));
   return x;
 }
 
@@ -191,6 +145,20 @@ function position_angles(length, pairs) {
     for (let t = 0; t < length; t++) angles[t * pairs + pair] = t * speed;
   }
   return angles;
+}
+
+function position_table({ position, block_size, n_embd }, weights) {
+  // What is added to the embeddings: (block_size, C); undefined for other kinds of positions.
+  if (position === "learned") return weights["position_embedding.weight"];
+  if (position !== "sinusoidal") return undefined;
+  const pairs = n_embd / 2;
+  const table = new Float32Array(block_size * n_embd);
+  position_angles(block_size, pairs).forEach((angle, i) => {
+    const at = Math.floor(i / pairs) * n_embd + (i % pairs);
+    table[at] = INIT_STD * Math.SQRT2 * Math.sin(angle);
+    table[at + pairs] = INIT_STD * Math.SQRT2 * Math.cos(angle);
+  });
+  return table;
 }
 
 function rotary_tables(length, head_size) {
@@ -371,19 +339,8 @@ class GPT {
     this.config = config;
     this.vocab_size = vocab_size;
     this.token_embedding = weights["token_embedding.weight"]; // (V, C)
-    if (position === "learned") {
-      this.position_table = weights["position_embedding.weight"]; // (block_size, C)
-    } else if (position === "sinusoidal") {
-      const pairs = n_embd / 2;
-      this.position_table = new Float32Array(block_size * n_embd);
-      position_angles(block_size, pairs).forEach((angle, i) => {
-        const at = Math.floor(i / pairs) * n_embd + (i % pairs);
-        this.position_table[at] = INIT_STD * Math.SQRT2 * Math.sin(angle);
-        this.position_table[at + pairs] = INIT_STD * Math.SQRT2 * Math.cos(angle);
-      });
-    } else if (position === "rotary") {
-      this.rotary = rotary_tables(block_size, n_embd / n_head);
-    }
+    this.position_table = position_table(config, weights);
+    this.rotary = position === "rotary" ? rotary_tables(block_size, n_embd / n_head) : null;
     const layers = Array.from({ length: n_layer }, (_, layer) => layer);
     this.blocks = layers.map((layer) => new Block(config, weights, `blocks.${layer}`));
     this.norm = new LayerNorm(weights, "norm");
@@ -457,6 +414,37 @@ class MLP {
   }
 }
 
+function ngram_losses(train, validation, vocab_size, longest) {
+  // The mean loss of counted n-grams, for n = 1, 2, ..., longest, in nats: NGrams in ancestors.py.
+  // Both texts are token ids; a context is a string with a character for each id.
+  const [text, other] = [train, validation].map((ids) => {
+    return Array.from(ids, (id) => String.fromCharCode(id)).join("");
+  });
+  const [counts, followers, different] = [new Map(), new Map(), new Map()];
+  const raise = (map, key, by) => map.set(key, (map.get(key) ?? 0) + by);
+  for (let n = 1; n <= longest; n++) {
+    for (let i = 0; i + n <= text.length; i++) raise(counts, text.slice(i, i + n), 1);
+  }
+  for (const [string, count] of counts) {
+    raise(followers, string.slice(0, -1), count);
+    raise(different, string.slice(0, -1), 1);
+  }
+  const totals = new Array(longest).fill(0);
+  for (let i = 0; i < other.length; i++) {
+    let p = 1 / vocab_size;
+    for (let length = 0; length < longest; length++) {
+      const context = length <= i ? other.slice(i - length, i) : null;
+      const followed = followers.get(context) ?? 0;
+      if (followed) {
+        const kinds = different.get(context);
+        p = ((counts.get(context + other[i]) ?? 0) + kinds * p) / (followed + kinds);
+      }
+      totals[length] -= Math.log(p);
+    }
+  }
+  return totals.map((total) => total / other.length);
+}
+
 const NETWORKS = { bigram: Bigram, mlp: MLP, gpt: GPT };
 
 function build(config, vocab_size, weights) {
@@ -526,14 +514,26 @@ function draw(probabilities, number) {
 
 const MOST_AT_ONCE = 32; // characters in one pass: after it, the worker can hear a Stop
 
-function window_start(prompt_length, length, block_size) {
-  // Where the window begins in which the last of `length` characters is read: at first it holds the
-  // prompt, or its last block_size characters. When it is full, the newest block_size // 2 begin
-  // the next one.
-  let start = Math.max(0, prompt_length - block_size);
+function window_start(index, prompt_length, block_size) {
+  // Where the window begins in which the character at `index` is read. As in model.py, the first
+  // window for writing holds the prompt, or its last block_size characters; when it is full, the
+  // newest block_size // 2 begin the next one. The prompt itself is read in such windows too, from
+  // its start on, so that each of its characters is predicted from half a window or more.
+  let start = index < prompt_length - 1 ? 0 : Math.max(0, prompt_length - block_size);
   const newest = Math.max(1, Math.floor(block_size / 2));
-  while (length - start > block_size) start += block_size + 1 - newest;
+  while (index - start >= block_size) start += block_size + 1 - newest;
   return start;
+}
+
+function short_sample(network) {
+  // 100 characters that the network writes now, always with the same random numbers, as token ids.
+  const text = new Stream(network);
+  text.set_text([0], 1); // a newline, in most texts
+  for (let i = 0; i < 100; i++) {
+    for (const _ of text.read());
+    text.draw({ temperature: 0.8, top_k: null, top_p: null, seed: 0 });
+  }
+  return text.ids;
 }
 
 class Stream {
@@ -565,22 +565,25 @@ class Stream {
     // Read what is unread. Yields after each pass [{index, id, logits (V), attention, start}] of
     // those characters that were read for the first time. attention: of each layer, (n_head, those
     // that the character sees, from `start` on).
-    const { network, ids } = this;
+    const { network, ids, prompt_length } = this;
     const { block_size } = network.config;
-    if (!this.caches.length) {
-      // No cache: the last block_size characters again.
-      const from = Math.max(0, ids.length - block_size);
-      const first = Math.max(this.known, from);
-      yield this.records(network.forward(ids.slice(from), [], first - from), first);
-      return;
-    }
-    const start = window_start(this.prompt_length, ids.length, block_size);
-    if (start !== this.start) this.caches = network.new_caches();
-    this.start = start;
-    while (start + this.caches[0].length < ids.length) {
+    while (this.known < ids.length) {
+      const start_of = (index) => window_start(index, prompt_length, block_size);
+      const { known } = this;
+      if (!this.caches.length) {
+        // No cache: the last block_size characters before each are read again.
+        const from = Math.max(0, known - block_size + 1);
+        const unread = ids.slice(from, known + MOST_AT_ONCE);
+        yield this.records(network.forward(unread, [], known - from), known);
+        continue;
+      }
+      const start = start_of(known);
+      if (start !== this.start) this.caches = network.new_caches();
+      this.start = start;
       const from = start + this.caches[0].length;
-      const unread = ids.slice(from, from + MOST_AT_ONCE);
-      yield this.records(network.forward(unread, this.caches), from);
+      let to = Math.min(from + MOST_AT_ONCE, ids.length);
+      while (to > known + 1 && start_of(to - 1) !== start) to--; // those are read in the next one
+      yield this.records(network.forward(ids.slice(from, to), this.caches), from);
     }
   }
 
@@ -628,7 +631,9 @@ function* unpack(text, tensors) {
   // [[name, shape]] in their order in the text.
   const values = float16_table();
   const sizes = tensors.map(([, shape]) => shape.reduce((a, b) => a * b, 1));
-  const all = new Float32Array(sizes.reduce((a, b) => a + b, 0));
+  const total = sizes.reduce((a, b) => a + b, 0);
+  memory = new Memory(total, Math.max(...tensors.flatMap(([, shape]) => shape)));
+  const all = memory.array(total);
   let done = 0;
   for (let from = 0; from < text.length; from += BASE64_AT_ONCE) {
     const bytes = atob(text.slice(from, from + BASE64_AT_ONCE)); // a string, a character per byte
@@ -646,24 +651,158 @@ function* unpack(text, tensors) {
   return weights;
 }
 
+function float16_bits(x) {
+  // The nearest float16 to a number, as float16_table() reads it; at most the largest one.
+  const sign = x < 0 ? 1 << 15 : 0;
+  const size = Math.min(Math.abs(x), 65504);
+  const exponent = Math.max(-14, Math.floor(Math.log2(size)));
+  const steps = Math.round(size * 2 ** (10 - exponent)); // below 1024: close to 0
+  return sign + steps + (exponent + 14) * 1024;
+}
+
+function pack(weights, tensors) {
+  // What unpack() reads. The weights are rounded, so that what is packed is what is there.
+  const values = float16_table();
+  const text = tensors.map(([name]) => {
+    const bits = Uint16Array.from(weights[name], float16_bits);
+    bits.forEach((one, i) => (weights[name][i] = values[one]));
+    const bytes = new Uint8Array(bits.buffer);
+    return Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+  });
+  return btoa(text.join(""));
+}
+
+// --- The characters: which of them the network treats alike ------------------------------------
+
+function principal_components(x, rows, size) {
+  // Project the rows onto the plane in which they differ most: {positions: [[a, b]], fractions},
+  // the fractions of the variance along both axes. The products of all pairs of rows have the
+  // positions as eigenvectors, which grow most when they are multiplied with them again and again.
+  const centred = Float32Array.from(x);
+  for (let i = 0; i < size; i++) {
+    let mean = 0;
+    for (let row = 0; row < rows; row++) mean += x[row * size + i] / rows;
+    for (let row = 0; row < rows; row++) centred[row * size + i] -= mean;
+  }
+  const products = new Float32Array(rows * rows);
+  for (let row = 0; row < rows; row++) {
+    multiply(centred, 0, size, rows, size, centred, row * size, products, row * rows);
+  }
+  let variance = 0;
+  for (let row = 0; row < rows; row++) variance += products[row * rows + row];
+  const axes = [0, 1].map((axis) => {
+    let vector = Float32Array.from({ length: rows }, (_, row) => uniform(axis, row) - 0.5);
+    let length = 0;
+    for (let i = 0; i < 100; i++) {
+      const next = new Float32Array(rows);
+      multiply(products, 0, rows, rows, rows, vector, 0, next, 0);
+      length = Math.hypot(...next) || 1;
+      vector = next.map((entry) => entry / length);
+    }
+    for (let i = 0; i < products.length; i++) {
+      products[i] -= length * vector[Math.floor(i / rows)] * vector[i % rows]; // the next axis is
+    } // at a right angle
+    return { positions: vector.map((entry) => entry * Math.sqrt(length)), length };
+  });
+  return {
+    positions: Array.from(axes[0].positions, (a, row) => [a, axes[1].positions[row]]),
+    fractions: axes.map(({ length }) => length / (variance || 1)),
+  };
+}
+
+function plane_of(table, size, { ids, vowels, consonants }) {
+  // The characters `ids` in the plane in which their vectors, the rows of a table, differ most, each
+  // divided by its length; and the mean cosines of two vowels, and of a vowel and a consonant.
+  const x = new Float32Array(ids.length * size);
+  ids.forEach((id, row) => {
+    const vector = table.subarray(id * size, (id + 1) * size);
+    const length = Math.hypot(...vector) || 1;
+    x.set(vector.map((entry) => entry / length), row * size);
+  });
+  const cosine = (a, b) => {
+    const [from_a, from_b] = [a, b].map((id) => ids.indexOf(id) * size);
+    let sum = 0;
+    for (let i = 0; i < size; i++) sum += x[from_a + i] * x[from_b + i];
+    return sum;
+  };
+  const mean = (some, others) => {
+    const pairs = some.flatMap((a) => others.filter((b) => b !== a).map((b) => cosine(a, b)));
+    return pairs.length ? pairs.reduce((a, b) => a + b, 0) / pairs.length : null;
+  };
+  const cosines = { vowels: mean(vowels, vowels), consonants: mean(vowels, consonants) };
+  const { positions, fractions } = principal_components(x, ids.length, size);
+  return { ids, positions: spread(positions), fractions, cosines };
+}
+
+function spread(positions) {
+  // Move positions apart until hardly any two labels overlap: each pushes away those that are nearer
+  // than a twenty-fifth of the largest distance along an axis.
+  const range = (axis) => {
+    const values = positions.map((position) => position[axis]);
+    return Math.max(...values) - Math.min(...values);
+  };
+  const room = Math.max(range(0), range(1), 1e-9) / 25;
+  const noise = (i, axis) => (room / 1000) * uniform(axis, i); // two in one place part
+  positions = positions.map((position, i) => position.map((x, axis) => x + noise(i, axis)));
+  for (let round = 0; round < 100; round++) {
+    const pushes = positions.map(([x, y]) => {
+      let [right, up] = [0, 0];
+      for (const [other_x, other_y] of positions) {
+        const [dx, dy] = [x - other_x, y - other_y];
+        const distance = Math.sqrt(dx * dx + dy * dy);
+        if (distance === 0 || distance >= room) continue;
+        right += (dx * (room / distance - 1)) / 2;
+        up += (dy * (room / distance - 1)) / 2;
+      }
+      return [right, up];
+    });
+    positions = positions.map(([x, y], i) => [x + pushes[i][0], y + pushes[i][1]]);
+  }
+  return positions;
+}
+
 // --- The worker: runs the network beside the page, which stays free to draw --------------------
 
 // What the page sends:
-//   load {config, vocab_size, tensors, text}           once
+//   load {config, vocab_size, tensors, text, probe, shown}    weights; shown: see plane_of
+//   create {config, vocab_size, seed, shown}           a network that has learned nothing
+//   learn {config, tokens, seed, run}                  train it from now on, see learn.js
+//   hold {}, go_on {}                                  stop learning for a while
+//   pack {tensors}                                     send the weights
+//   count {train, validation, vocab_size}              send ngram_losses
 //   text {ids, prompt_length, wanted, version}         another text, see Stream.set_text; numbered
 //   settings {settings}                                how to draw from now on
-//   write {count}, stop {}
+//   write {count}, stop {}                             writes that come in a row are done in a row
 // What the worker sends:
-//   progress {fraction}, loaded {}                     of the weights
-//   records {records, version}                         what was read, see Stream.read
+//   progress {fraction}, ready {difference, fast, plane}    of the weights; see probe_difference
+//   step, moment                                       what learn() yields, with the seconds and
+//                                                      the run; a moment also has {sample, plane}
+//   packed {weights}, counted {losses}
+//   records {records, version, settings}               what was read, see Stream.read
 //   done {count, seconds}                              once for each write
 
 const BETWEEN_REPORTS = 8; // milliseconds: two of them in a frame of the screen
 
+function probe_difference(network, { ids, surprises }) {
+  // How far the surprises of the characters ids[1], ids[2], ... are from those that Python has
+  // computed with the same weights, at most, in nats: this program should compute the same network.
+  const logits = network.forward(ids.slice(0, -1), network.new_caches());
+  const V = network.vocab_size;
+  const differences = surprises.map((expected, t) => {
+    const probabilities = next_probabilities(logits.slice(t * V, (t + 1) * V));
+    return Math.abs(-Math.log(probabilities[ids[t + 1]]) - expected);
+  });
+  return Math.max(...differences.map((difference) => (difference >= 0 ? difference : Infinity)));
+}
+
 function start_worker() {
-  let stream, settings, version;
-  let turn = 0; // raised by each new task, which ends the one before
-  let stopped = false;
+  let network, weights, stream, settings, version, shown;
+  let current; // the number of the run that is learning: a new one ends the one before
+  let gate = null; // a promise while learning is held, and
+  let go_on = null; // what fulfills it
+  let turn = 0; // raised by each new text, which ends what is done with the one before
+  let stops = 0; // raised by each Stop, which ends all writes that were asked for before it
+  let last_task = Promise.resolve(); // each task begins when the one before has ended
   let unsent = [];
   let last_report = 0;
 
@@ -678,7 +817,7 @@ function start_worker() {
     });
 
   function report() {
-    postMessage({ kind: "records", records: unsent, version });
+    postMessage({ kind: "records", records: unsent, version, settings });
     unsent = [];
     last_report = performance.now();
   }
@@ -693,43 +832,120 @@ function start_worker() {
     }
   }
 
+  function in_turn(task) {
+    last_task = last_task.then(task);
+  }
+
+  function use(next) {
+    network = next;
+    stream = new Stream(network);
+    turn += 1; // what was read, another network has read
+  }
+
+  function report_ready(message) {
+    shown = message.shown;
+    const difference = message.probe ? probe_difference(network, message.probe) : 0;
+    postMessage({ kind: "ready", difference, fast: memory.fast, plane: plane() });
+  }
+
+  function plane() {
+    const table = network.table ?? network.token_embedding; // a bigram's table of pairs
+    return plane_of(table, network.table ? network.vocab_size : network.config.n_embd, shown);
+  }
+
   const tasks = {
-    load({ config, vocab_size, tensors, text }) {
-      const steps = unpack(text, tensors);
+    load(message) {
+      const steps = unpack(message.text, message.tensors);
       let step = steps.next();
       for (; !step.done; step = steps.next()) {
         postMessage({ kind: "progress", fraction: step.value });
       }
-      stream = new Stream(build(config, vocab_size, step.value));
-      postMessage({ kind: "loaded" });
+      weights = step.value;
+      use(build(message.config, message.vocab_size, weights));
+      report_ready(message);
     },
 
-    async text(message) {
-      const mine = ++turn;
-      version = message.version;
-      unsent = []; // of the text before
-      stream.set_text(message.ids, message.prompt_length, message.wanted);
-      await read(mine);
-      if (turn === mine) report();
+    create(message) {
+      const { config, vocab_size, seed } = message;
+      current = null;
+      const learner = new_learner(config, vocab_size, 1);
+      initialize(learner, seed);
+      weights = unpadded(learner);
+      use(build(config, vocab_size, weights));
+      report_ready(message);
     },
 
-    async write({ count }) {
-      const mine = ++turn;
-      const began = performance.now();
-      let written = 0;
-      stopped = false;
-      await read(mine);
-      while (written < count && turn === mine && !stopped) {
-        stream.draw(settings);
-        written += 1;
-        await read(mine);
+    async learn({ config, tokens, seed, run }) {
+      current = run;
+      go_on?.();
+      const learner = new_learner(config, network.vocab_size, config.batch_size, weights);
+      weights = unpadded(learner);
+      use(build(config, network.vocab_size, weights));
+      let began = performance.now();
+      for (const report of learn(learner, tokens, config, seed)) {
+        const seconds = (performance.now() - began) / 1000;
+        const message = { kind: "step", ...report, seconds, run };
+        if (report.val_loss === undefined) postMessage(message);
+        else {
+          const sample = short_sample(network);
+          postMessage({ ...message, kind: "moment", sample, plane: plane() });
+        }
+        await pause();
+        if (gate) {
+          const held = performance.now();
+          await gate;
+          began += performance.now() - held;
+        }
+        if (current !== run) return;
       }
-      if (turn === mine) report();
-      postMessage({ kind: "done", count: written, seconds: (performance.now() - began) / 1000 });
+    },
+
+    hold() {
+      gate = new Promise((resolve) => {
+        go_on = () => {
+          gate = go_on = null;
+          resolve();
+        };
+      });
+    },
+
+    go_on: () => go_on?.(),
+    pack: ({ tensors }) => postMessage({ kind: "packed", weights: pack(weights, tensors) }),
+
+    count({ train, validation, vocab_size }) {
+      postMessage({ kind: "counted", losses: ngram_losses(train, validation, vocab_size, 5) });
+    },
+
+    text(message) {
+      const mine = ++turn;
+      in_turn(async () => {
+        if (turn !== mine) return;
+        version = message.version;
+        unsent = []; // of the text before
+        stream.set_text(message.ids, message.prompt_length, message.wanted);
+        await read(mine);
+        if (turn === mine) report();
+      });
+    },
+
+    write({ count }) {
+      const mine = turn;
+      const asked = stops;
+      in_turn(async () => {
+        const began = performance.now();
+        let written = 0;
+        while (written < count && turn === mine && stops === asked) {
+          stream.draw(settings);
+          written += 1;
+          await read(mine);
+        }
+        if (turn === mine) report();
+        postMessage({ kind: "done", count: written, seconds: (performance.now() - began) / 1000 });
+      });
     },
 
     settings: (message) => (settings = message.settings),
-    stop: () => (stopped = true),
+    stop: () => (stops += 1),
   };
   onmessage = (event) => tasks[event.data.kind](event.data);
 }

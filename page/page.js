@@ -7,6 +7,7 @@ const AT_FIRST = 200; // characters that the page writes by itself when it is op
 const BARS = 12; // for the most likely characters; the others share one
 const DARKEST = 5; // nats: the surprise of a probability of 0.7 %, shaded most
 const MOST_IN_MAP = 48; // characters in a heat map: more would be less than a pixel each
+const MOST_IN_CHOSEN = 24; // characters in the map of the chosen head, which has letters
 const ATTENTION_KEPT = 2000; // characters whose attention weights are kept: they take much memory
 
 function complete(node, attributes, children) {
@@ -29,6 +30,7 @@ function by_id(id) {
 }
 
 function percent(p) {
+  if (p > 0 && p < 0.00005) return "<\u00a00.01\u00a0%";
   const digits = p >= 0.0995 ? 0 : p >= 0.001 ? 1 : 2;
   return `${(100 * p).toFixed(digits)}\u00a0%`; // a space at which no line ends
 }
@@ -48,17 +50,23 @@ function visible(character, space = "␣") {
   return /\p{M}/u.test(character) ? `◌${character}` : character;
 }
 
+// The page as it was before anything was shown in it: what keep() writes.
+const ORIGINAL = Object.fromEntries(
+  ["header", "main"].map((tag) => [tag, document.querySelector(tag).outerHTML]),
+);
+
 // --- The page: the text, and what the panels ask about it --------------------------------------
 
 class Page {
   // A character of the text is {id}, and, once the network has read it, {id, logits (of the next),
-  // attention, start}, see Stream.read.
+  // attention, start}, see Stream.read. Its origin is "prompt", "yours" (chosen by the reader), or
+  // the settings with which it was drawn.
 
   constructor(data, worker) {
-    this.data = data;
     this.worker = worker;
-    this.ids = new Map(data.vocab.map((character, id) => [character, id]));
     this.text = [];
+    this.origins = [];
+    this.dropped = null; // {ids, origins, prompt_length}: the text before the last choice
     this.prompt_length = 0;
     this.read_to = 0; // the network has read the text up to here
     this.selected = null; // the index of a character; null: the newest; Infinity: the next one
@@ -74,6 +82,31 @@ class Page {
     this.choice_view = new ChoiceView(this);
     this.surprise_view = new SurpriseView(this);
     this.attention_view = new AttentionView(this);
+    this.use(data);
+  }
+
+  use(data) {
+    // Show another network, whose weights the worker has, or will have soon.
+    this.data = data;
+    this.ids = new Map(data.vocab.map((character, id) => [character, id]));
+    this.layer = this.head = 0;
+    this.attention_view.build();
+    show_about(data);
+    show_loss(data);
+    show_samples(data);
+    show_parameters(data);
+    show_recipe(data);
+    this.truncate(0); // what another network has read
+  }
+
+  refresh() {
+    // The network has other weights now: it reads the text anew.
+    const ids = this.text.map((one) => one.id);
+    const { prompt_length } = this;
+    this.summed = this.total_loss = this.counted = 0;
+    this.text_view.shaded = 0;
+    const version = ++this.version;
+    this.worker.postMessage({ kind: "text", ids, prompt_length, wanted: 0, version });
   }
 
   label(index) {
@@ -102,21 +135,48 @@ class Page {
     if (!ids.length) ids.push(this.ids.get("\n") ?? 0);
     let same = 0;
     while (same < ids.length - 1 && this.text[same]?.id === ids[same]) same++;
-    this.set_text(ids, ids.length, same);
+    this.set_text(ids, ids.map(() => "prompt"), ids.length, same);
     this.selected = null;
+    this.set_dropped(null);
+    by_id("status").textContent = "";
+  }
+
+  another_one() {
+    // The prompt again, continued with the next seed.
+    by_id("seed").value = (this.settings().seed + 1) % 2 ** 31;
+    by_id("seed").dispatchEvent(new Event("input"));
+    this.start_over();
+    this.write(PER_PRESS);
   }
 
   choose(index, id) {
     // The character at `index` becomes another one; the text ends there.
-    const ids = this.text.slice(0, index).map((one) => one.id);
-    this.set_text([...ids, id], Math.max(1, Math.min(this.prompt_length, index)), index);
+    const ids = this.text.map((one) => one.id);
+    const { origins, prompt_length } = this;
+    this.set_dropped(index < ids.length ? { ids, origins, prompt_length } : null);
+    const kept = Math.max(1, Math.min(prompt_length, index)); // of the prompt
+    this.set_text([...ids.slice(0, index), id], [...origins.slice(0, index), "yours"], kept, index);
     if (this.selected !== Infinity) this.selected = null;
   }
 
-  set_text(ids, prompt_length, kept) {
+  set_dropped(dropped) {
+    this.dropped = dropped;
+    by_id("undo").hidden = !dropped;
+  }
+
+  undo() {
+    const { ids, origins, prompt_length } = this.dropped;
+    let same = 0;
+    while (this.text[same]?.id === ids[same]) same++;
+    this.set_text(ids, origins, prompt_length, same);
+    this.set_dropped(null);
+  }
+
+  set_text(ids, origins, prompt_length, kept) {
     // Another text, whose first `kept` characters stay as they are.
     this.truncate(kept);
     for (const id of ids.slice(kept)) this.text.push({ id });
+    this.origins = [...origins];
     this.prompt_length = prompt_length;
     this.hovered = null;
     let wanted = kept; // what the worker has sent may still be under way, and is then ignored
@@ -147,9 +207,10 @@ class Page {
 
   // What comes from the worker.
 
-  records({ records, version }) {
+  records({ records, version, settings }) {
     if (version !== this.version) return;
     for (const { index, ...record } of records) {
+      this.origins[index] ??= settings;
       this.text[index] = record;
       this.read_to = index + 1;
       delete this.text[index - ATTENTION_KEPT]?.attention;
@@ -241,9 +302,21 @@ class TextView {
       if (index >= 0) page.select(index);
     });
     this.box.addEventListener("keydown", (event) => this.press(event));
+    this.box.addEventListener("copy", (event) => this.copy(event));
     for (const radio of document.querySelectorAll("[name=shading]")) {
       radio.addEventListener("change", () => this.shade_by(radio.value));
     }
+  }
+
+  copy(event) {
+    // The characters themselves, not the signs that show them, nor a line's end for each line.
+    const selection = getSelection();
+    const inside = this.spans.map((span, i) => [span, this.page.text[i].id]);
+    const ids = inside.filter(([span]) => selection.containsNode(span, true)).map(([, id]) => id);
+    if (!ids.length) return;
+    const characters = ids.map((id) => this.page.data.vocab[id]).join("");
+    event.clipboardData.setData("text/plain", characters);
+    event.preventDefault();
   }
 
   index_of(span) {
@@ -305,6 +378,7 @@ class TextView {
     const span = element("span", { class: "character", role: "option" }, shown);
     if (shown !== character) span.classList.add("escape");
     if (index < prompt_length) span.classList.add("prompt");
+    if (this.page.origins[index] === "yours") span.classList.add("yours");
     if (index === 0 || data.vocab[text[index - 1].id] === "\n") {
       this.box.append(element("div", { class: "line", dir: "auto", role: "presentation" }));
     }
@@ -394,8 +468,12 @@ class TextView {
 class ChoiceView {
   constructor(page) {
     this.page = page;
+    const limits = { top_k: "from 1 on", top_p: "above 0, up to 1", seed: "a whole number" };
     const changed = () => {
       by_id("temperature_shown").textContent = page.settings().temperature.toFixed(2);
+      const wrong = Object.keys(limits).filter((id) => !by_id(id).validity.valid);
+      const notes = wrong.map((id) => `${id.replace("_", "-")} (${limits[id]})`);
+      by_id("ignored").textContent = notes.length ? `Ignored, out of range: ${notes.join(", ")}` : "";
       page.worker.postMessage({ kind: "settings", settings: page.settings() });
       page.draw_soon();
     };
@@ -404,8 +482,7 @@ class ChoiceView {
     }
     changed();
     // One more than the most likely characters: the chosen one may not be among them.
-    const count = Math.min(BARS, page.data.vocab.length) + 1;
-    this.rows = Array.from({ length: count }, () => this.new_row("button"));
+    this.rows = Array.from({ length: BARS + 1 }, () => this.new_row("button"));
     for (const row of this.rows) {
       row.body.addEventListener("click", () => page.choose(page.chosen_index(), row.id));
     }
@@ -433,12 +510,12 @@ class ChoiceView {
     if (!before?.logits) return;
     const { temperature, top_k, top_p } = page.settings();
     const probabilities = next_probabilities(before.logits, temperature, top_k, top_p);
-    this.draw_title(index, entropy(probabilities), { temperature, top_k, top_p });
+    this.draw_title(index, entropy(probabilities), page.settings());
     before.order ??= by_probability(before.logits);
     const chosen = page.text[index]?.id;
     const shown = before.order.slice(0, this.rows.length - 1);
     if (chosen !== undefined && !shown.includes(chosen)) shown.push(chosen);
-    const word = index < page.prompt_length ? "prompt" : "drawn";
+    const word = this.word(page.origins[index]);
     this.rows.forEach((row, rank) => {
       row.id = shown[rank];
       row.item.hidden = rank >= shown.length;
@@ -451,18 +528,28 @@ class ChoiceView {
     this.show(this.others, "rest", Math.max(0, rest), "");
   }
 
-  draw_title(index, bits, { temperature, top_k, top_p }) {
+  word(origin) {
+    // Where the character comes from. If it was drawn from other probabilities than those that are
+    // shown now, say so.
+    if (typeof origin !== "object") return origin ?? "";
+    const now = this.page.settings();
+    const same = ["temperature", "top_k", "top_p"].every((name) => origin[name] === now[name]);
+    return same ? "drawn" : `drawn at ${cuts(origin)}`;
+  }
+
+  draw_title(index, bits, settings) {
     const first = Math.max(0, index - 24);
     const labels = this.page.text.slice(first, index).map((_, i) => this.page.label(first + i));
     const alike = (2 ** bits).toFixed(1);
     by_id("context").replaceChildren(
       "After ",
       element("bdi", { class: "mono" }, (first ? "…" : "") + labels.join("")),
-      `: an entropy of ${bits.toFixed(2)} bits, as uncertain as a choice among ${alike} equally ` +
-        "likely characters.",
+      settings.temperature === 0
+        ? ": at temperature 0, the most likely character is always taken."
+        : `: an entropy of ${bits.toFixed(2)} bits, as uncertain as a choice among ${alike} ` +
+            "equally likely characters.",
     );
-    const cuts = (top_k ? `, top-k ${top_k}` : "") + (top_p ? `, top-p ${top_p}` : "");
-    by_id("bars_title").textContent = `Probability at temperature ${temperature.toFixed(2)}${cuts}`;
+    by_id("bars_title").textContent = `Probability at temperature ${cuts(settings)}`;
   }
 
   show(row, name, probability, word) {
@@ -478,6 +565,11 @@ class ChoiceView {
   }
 }
 
+function cuts({ temperature, top_k, top_p }) {
+  const parts = [temperature.toFixed(2), top_k && `top-k ${top_k}`, top_p && `top-p ${top_p}`];
+  return parts.filter(Boolean).join(", ");
+}
+
 function entropy(probabilities) {
   // In bits: log2(n) for n equal probabilities.
   return probabilities.reduce((sum, p) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
@@ -488,12 +580,12 @@ function entropy(probabilities) {
 class SurpriseView {
   constructor(page) {
     this.page = page;
-    by_id("val_loss").textContent = page.data.val_loss.toFixed(2);
     by_id("darkest").textContent = `${DARKEST} nats or more`;
   }
 
   draw() {
     const show = (id, loss) => (by_id(id).textContent = loss === null ? "–" : loss.toFixed(2));
+    show("val_loss", this.page.data.val_loss);
     show("mean_loss", this.page.mean_loss());
     show("one_loss", this.page.surprise(this.page.pointed_index()));
   }
@@ -505,7 +597,16 @@ class AttentionView {
   constructor(page) {
     this.page = page;
     this.maps = [];
-    const { network, n_layer, n_head, block_size } = page.data.config;
+    const look = { width: MOST_IN_CHOSEN, height: MOST_IN_CHOSEN, "aria-hidden": "true" };
+    this.chosen = by_id("chosen_map").appendChild(element("canvas", look)).getContext("2d");
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.draw_soon());
+  }
+
+  build() {
+    // A map for each head of the network.
+    this.maps = [];
+    by_id("heads").replaceChildren();
+    const { network, n_layer, n_head, block_size } = this.page.data.config;
     if (network !== "gpt") {
       by_id("attention_note").textContent =
         network === "bigram"
@@ -523,7 +624,7 @@ class AttentionView {
       const maps = count(n_head).map((head) => this.new_map(layer, head));
       by_id("heads").append(element("div", { class: "layer" }, label(layer + 1), ...maps));
     }
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.draw_soon());
+    by_id("chosen_head").hidden = false;
   }
 
   new_map(layer, head) {
@@ -572,28 +673,85 @@ class AttentionView {
     const { page } = this;
     const last = page.pointed_index();
     const color = getComputedStyle(document.documentElement).getPropertyValue("--accent").trim();
-    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
-    const first = Math.max(0, last - MOST_IN_MAP + 1);
-    const to_pixel = MOST_IN_MAP - 1 - last; // the last character is at the right and the bottom
+    this.color = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
     for (const { layer, head, button, context } of this.maps) {
-      const image = context.createImageData(MOST_IN_MAP, MOST_IN_MAP);
-      for (let index = first; index <= last; index++) {
-        const { attention, start } = page.text[index];
-        if (!attention) continue;
-        const row = head * (index - start + 1) - start;
-        for (let other = Math.max(start, first); other <= index; other++) {
-          const at = 4 * ((index + to_pixel) * MOST_IN_MAP + other + to_pixel);
-          image.data[at] = red;
-          image.data[at + 1] = green;
-          image.data[at + 2] = blue;
-          image.data[at + 3] = 255 * Math.sqrt(attention[layer][row + other]);
-        }
-      }
-      context.putImageData(image, 0, 0);
+      this.draw_map(context, layer, head, last, MOST_IN_MAP);
       button.setAttribute("aria-pressed", layer === page.layer && head === page.head);
     }
+    this.draw_chosen(last);
     by_id("looks").hidden = page.shading === "attention"; // then it is below the text
     by_id("looks").replaceChildren(...(last >= 0 ? this.describe(last) : []));
+  }
+
+  draw_map(context, layer, head, last, size) {
+    // A pixel for each weight with which the `size` characters up to `last` look at each other; the
+    // last one is at the right and the bottom.
+    const [red, green, blue] = this.color;
+    const image = context.createImageData(size, size);
+    const first = Math.max(0, last - size + 1);
+    const to_pixel = size - 1 - last;
+    for (let index = first; index <= last; index++) {
+      const { attention, start } = this.page.text[index];
+      if (!attention) continue;
+      const row = head * (index - start + 1) - start;
+      for (let other = Math.max(start, first); other <= index; other++) {
+        const at = 4 * ((index + to_pixel) * size + other + to_pixel);
+        image.data[at] = red;
+        image.data[at + 1] = green;
+        image.data[at + 2] = blue;
+        image.data[at + 3] = 255 * Math.sqrt(attention[layer][row + other]);
+      }
+    }
+    context.putImageData(image, 0, 0);
+  }
+
+  draw_chosen(last) {
+    // The chosen head, large, with the characters on both axes, and what it mostly looks at.
+    const { page } = this;
+    this.draw_map(this.chosen, page.layer, page.head, last, MOST_IN_CHOSEN);
+    const labels = Array.from({ length: MOST_IN_CHOSEN }, (_, i) => {
+      const index = last - MOST_IN_CHOSEN + 1 + i;
+      return element("span", {}, index >= 0 ? page.label(index) : "");
+    });
+    by_id("chosen_columns").replaceChildren(...labels.map((label) => label.cloneNode(true)));
+    by_id("chosen_rows").replaceChildren(...labels);
+    if (page.pending) return; // while it writes, this would be too much for each frame
+    const key = [page.version, page.read_to, page.layer, page.head].join();
+    if (key === this.named) return;
+    this.named = key;
+    const [habit, fraction] = this.habit();
+    by_id("habit").textContent =
+      `Layer ${page.layer + 1}, head ${page.head + 1}` +
+      (habit ? `: ${percent(fraction)} of its weight is on ${habit}.` : ".");
+  }
+
+  habit() {
+    // [what the chosen head looks at most, the fraction of all weights in this text that are on
+    // it]. A character can be in several of these groups; the first character of a window is
+    // where a head looks that has found nothing.
+    const { text, data } = this.page;
+    const is = (index, character) => data.vocab[text[index]?.id] === character;
+    const groups = {
+      "the character itself": (index, other) => other === index,
+      "the character before": (index, other) => other === index - 1,
+      "the two characters before that": (index, other) => [2, 3].includes(index - other),
+      "spaces": (index, other) => is(other, " "),
+      "newlines": (index, other) => is(other, "\n"),
+      "the first character of a line": (index, other) => is(other - 1, "\n"),
+      "the start of the window": (index, other) => other === text[index].start,
+    };
+    const sums = Object.fromEntries(Object.keys(groups).map((name) => [name, 0]));
+    let total = 0;
+    for (let index = Math.max(0, text.length - 200); index < this.page.read_to; index++) {
+      if (index - text[index].start < 8) continue; // it has little choice
+      for (const { index: other, weight } of this.weights(index) ?? []) {
+        total += weight;
+        for (const name in groups) if (groups[name](index, other)) sums[name] += weight;
+      }
+    }
+    if (!total) return [null, 0];
+    const most = Object.keys(groups).reduce((a, b) => (sums[b] > sums[a] ? b : a));
+    return sums[most] > total / 3 ? [most, sums[most] / total] : [null, 0];
   }
 }
 
@@ -603,7 +761,9 @@ function new_plot(id, height, title) {
   // As many units wide as it has pixels, so that a phone's labels are not smaller.
   const width = Math.max(280, by_id(id).clientWidth);
   const look = { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title };
-  return [by_id(id).appendChild(svg("svg", look)), width];
+  const plot = svg("svg", look);
+  by_id(id).replaceChildren(plot);
+  return [plot, width];
 }
 
 function ticks(low, high, count) {
@@ -618,65 +778,109 @@ function ticks(low, high, count) {
   return found;
 }
 
-function show_loss({ step: steps, train_loss, val_loss }) {
-  if (steps.length < 2) {
-    by_id("loss_note").textContent = "This run has been evaluated only once: there is no curve.";
-    return;
-  }
+function show_loss({ log, batches, counted = [], config }) {
+  // The two losses of each evaluation, batches: [[step, loss of one batch]], and, as lines to beat,
+  // counted: the losses of counted n-grams, for n = 1, 2, ...
+  const { step: steps, train_loss, val_loss } = log;
+  by_id("loss").replaceChildren();
+  if (steps.length < 2) return;
   const last = steps.length - 1;
   const best = val_loss.indexOf(Math.min(...val_loss));
   const title =
-    `The validation loss falls from ${val_loss[0].toFixed(2)} to ${val_loss[best].toFixed(2)} ` +
-    `at step ${whole(steps[best])}.`;
-  const [plot, width] = new_plot("loss", 300, title);
-  const [left, right, top, bottom] = [40, width - 84, 8, 264];
-  const high = Math.max(...train_loss, ...val_loss) + 1e-9;
-  const least = Math.min(...train_loss, ...val_loss);
+    `The validation loss falls from ${val_loss[0].toFixed(2)} at step ${whole(steps[0])} to ` +
+    `${val_loss[best].toFixed(2)} at step ${whole(steps[best])}.`;
+  const [plot, width] = new_plot("loss", 320, title);
+  const [left, right, top, bottom] = [40, width - 84, 28, 264];
+  const losses = [...train_loss, ...val_loss, ...batches.map(([, loss]) => loss)];
+  const lines = counted.map((loss, i) => [i + 1, loss]).slice(1); // a 1-gram is not worth a line
+  losses.push(...lines.map(([, loss]) => loss));
+  const high = losses.reduce((a, b) => Math.max(a, b)) + 1e-9;
+  const least = losses.reduce((a, b) => Math.min(a, b));
   const low = least - (high - least) / 10; // room for the names of the curves above the axis
-  const x = (step) => left + ((right - left) * step) / steps[last];
+  const most = Math.max(steps[last], counted.length ? config.max_iters : 0);
+  const x = (step) => left + ((right - left) * step) / most;
   const y = (loss) => top + ((bottom - top) * (high - loss)) / (high - low);
   const line = (name, height) =>
     plot.append(svg("line", { class: name, x1: left, x2: right, y1: height, y2: height }));
   const label = (text, x, y, anchor, name = "") =>
     plot.append(svg("text", { class: name, x, y, "text-anchor": anchor }, text));
+  const curve = (name, points) => {
+    const places = points.map(([step, loss]) => `${x(step).toFixed(1)} ${y(loss).toFixed(1)}`);
+    if (places.length) plot.append(svg("path", { class: name, d: `M${places.join("L")}` }));
+  };
 
+  label("loss, in nats per character", 0, 12, "start");
   for (const loss of ticks(low, high, 5)) {
     line("grid", y(loss));
     label(loss, left - 8, y(loss) + 4, "end");
   }
   line("axis", bottom);
-  for (const step of ticks(0, steps[last], width / 110)) {
+  for (const step of ticks(0, most, width / 110)) {
     label(whole(step), x(step), bottom + 20, "middle");
   }
-  label("step", right + 24, bottom + 20, "start");
+  label("step", (left + right) / 2, bottom + 42, "middle");
+  lines.forEach(([n, loss], i) => {
+    line("counted", y(loss));
+    const apart = Math.min(...lines.slice(0, i).map(([, other]) => Math.abs(y(other) - y(loss))));
+    if (apart > 12) label(`counted, n = ${n}`, left + 4, y(loss) - 4, "start", "counted");
+  });
   // The names of the curves are at their ends, at least 16 pixels apart.
   const [end, other] = [y(val_loss[last]), y(train_loss[last])];
   const push = (Math.max(0, 16 - Math.abs(end - other)) / 2) * Math.sign(end - other || -1);
-  label("validation", right + 8, end + 4 + push, "start", "validation");
-  label("training", right + 8, other + 4 - push, "start", "training");
-  for (const [name, losses] of Object.entries({ training: train_loss, validation: val_loss })) {
-    const points = losses.map((loss, i) => `${x(steps[i]).toFixed(1)} ${y(loss).toFixed(1)}`);
-    plot.append(svg("path", { class: name, d: `M${points.join("L")}` }));
-  }
+  const after = x(steps[last]) + 8;
+  label("validation", after, end + 4 + push, "start", "validation");
+  label("training", after, other + 4 - push, "start", "training");
+  curve("batches", batches);
+  curve("training", train_loss.map((loss, i) => [steps[i], loss]));
+  curve("validation", val_loss.map((loss, i) => [steps[i], loss]));
   plot.append(svg("circle", { class: "best", cx: x(steps[best]), cy: y(val_loss[best]), r: 4 }));
-  by_id("loss").append(element("p", { class: "note" }, title));
+  const thin = batches.length ? " The thin line is the loss of single batches." : "";
+  by_id("loss").append(element("p", { class: "note" }, title + thin));
 }
 
-function show_plane({ plane, vocab, config }) {
-  if (!plane) {
-    by_id("plane_note").textContent = "A plane needs two characters and two dimensions at least.";
-    return;
-  }
+function show_samples({ samples, log }, follow = false) {
+  // A slider through the texts that the network wrote while it was trained. follow: if it is at its
+  // end, it stays there.
+  const [slider, text] = [by_id("sample_step"), by_id("sample")];
+  by_id("samples").hidden = !samples.length;
+  const at_end = slider.value === slider.max || samples.length === 1;
+  slider.max = Math.max(0, samples.length - 1);
+  if (follow && at_end) slider.value = slider.max;
+  const show = () => {
+    const [step, sample] = samples[slider.value] ?? [0, ""];
+    const row = log.step.indexOf(step);
+    by_id("sample_shown").textContent =
+      `${whole(step)}: training loss ${log.train_loss[row].toFixed(2)}, ` +
+      `validation loss ${log.val_loss[row].toFixed(2)}`;
+    const shown = (character) => (character === "\n" ? character : visible(character, " "));
+    text.textContent = Array.from(sample, shown).join("");
+  };
+  slider.oninput = show;
+  if (samples.length) show();
+}
+
+function kinds_of({ vocab, frequent }) {
+  // Which of the ids `frequent` are vowels and consonants; as in study/characters.py, accents do not
+  // matter.
+  const plain = (id) => vocab[id].normalize("NFD")[0];
+  const small = frequent.filter((id) => /\p{Ll}/u.test(plain(id)));
+  const vowels = small.filter((id) => "aeiou".includes(plain(id)));
+  const consonants = small.filter((id) => !vowels.includes(id));
+  return { ids: frequent, vowels, consonants };
+}
+
+function show_plane({ ids, positions, fractions, cosines }, data) {
+  // The characters `ids` at their positions, see plane_of() in network.js.
+  const { vocab, config } = data;
   by_id("plane_what").textContent =
     config.network === "bigram"
       ? "Each character is a row of the table of pairs."
       : `Each character is a vector of ${config.n_embd} dimensions, its embedding.`;
   const [height, margin] = [400, 16];
-  const { length } = plane.ids; // the most frequent ones
-  const title = `${length} characters along their first two principal components.`;
+  const title = `${ids.length} characters along their first two principal components.`;
   const [plot, width] = new_plot("plane", height, title);
   const range = (axis) => {
-    const values = plane.positions.map((position) => position[axis]);
+    const values = positions.map((position) => position[axis]);
     const low = values.reduce((a, b) => Math.min(a, b));
     const high = values.reduce((a, b) => Math.max(a, b));
     return { middle: (low + high) / 2, size: high - low || 1 };
@@ -684,35 +888,41 @@ function show_plane({ plane, vocab, config }) {
   const [across, up] = [range(0), range(1)];
   // The same scale on both axes: what looks near is near.
   const scale = Math.min((width - 2 * margin) / across.size, (height - 2 * margin) / up.size);
-  plane.positions.forEach(([a, b], i) => {
-    const id = plane.ids[i];
+  const { vowels } = kinds_of(data);
+  positions.forEach(([a, b], i) => {
     const x = (width / 2 + (a - across.middle) * scale).toFixed(1);
     const y = (height / 2 - (b - up.middle) * scale).toFixed(1);
-    const look = plane.vowels.includes(id) ? "glyph vowels" : "glyph";
-    plot.append(svg("text", { class: look, x, y }, visible(vocab[id])));
+    const look = vowels.includes(ids[i]) ? "glyph vowels" : "glyph";
+    plot.append(svg("text", { class: look, x, y }, visible(vocab[ids[i]])));
   });
-  const [first, second] = plane.fractions.map(percent);
+  const [first, second] = fractions.map(percent);
   const parts =
     `The first component, from left to right, holds ${first} of the variance; the second, from ` +
-    `bottom to top, ${second}.`;
+    `bottom to top, ${second}. ` +
+    (cosines.vowels !== null && cosines.consonants !== null
+      ? `Two vowels (bold) have a mean cosine of ${cosines.vowels.toFixed(2)}; a vowel and a ` +
+        `consonant, ${cosines.consonants.toFixed(2)}. Nobody told the network which letters are ` +
+        "vowels."
+      : "");
   by_id("plane").append(element("p", { class: "note" }, parts));
 }
 
-function show_parameters({ tensors, config }) {
+function show_parameters({ tensors, config, vocab }) {
   const counts = new Map();
-  for (const [name, shape] of tensors) {
+  for (const [name, shape] of tensors ?? tensors_of(config, vocab.length)) {
     const words = name.split(".");
     const part = words[0] === "blocks" ? `blocks: ${words[2]}` : words[0];
-    counts.set(part, (counts.get(part) ?? 0) + shape.reduce((a, b) => a * b, 1));
+    counts.set(part, (counts.get(part) ?? 0) + size_of(shape));
   }
   const total = [...counts.values()].reduce((a, b) => a + b, 0);
+  by_id("parameters").replaceChildren();
   by_id("parameters_what").textContent =
     `The network has ${whole(total)} parameters. ` +
     {
       bigram: "All of them are in one table, which has a row for each character.",
       mlp: "Most are in the hidden layer, which has weights of its own for each position.",
       gpt:
-        "Most are in the blocks: two thirds of theirs in feed-forward, one third in attention. " +
+        "Of those in the blocks, two thirds are in feed-forward, one third is in attention. " +
         "The matrix at the end, lm_head, is the token embedding once more.",
     }[config.network];
   for (const [part, count] of counts) {
@@ -722,13 +932,18 @@ function show_parameters({ tensors, config }) {
     cells.push(element("td", { class: "amount", "aria-hidden": "true" }, bar));
     by_id("parameters").append(element("tr", {}, element("th", { scope: "row" }, part), ...cells));
   }
-  return total;
 }
 
-function show_recipe({ recipe, step }) {
-  by_id("recipe_steps").textContent = whole(step);
-  for (const [name, value, meaning, changed] of recipe) {
-    const setting = element("span", changed ? { class: "changed" } : {}, `${name} = ${value}`);
+function show_recipe({ settings, config }) {
+  // settings: [[name, default, meaning]]
+  const python = (value) => {
+    if (typeof value === "boolean") return value ? "True" : "False";
+    return Array.from(JSON.stringify(value), (one) => visible(one, " ")).join("");
+  };
+  by_id("recipe").replaceChildren();
+  for (const [name, usual, meaning] of settings) {
+    const look = config[name] === usual ? {} : { class: "changed" };
+    const setting = element("span", look, `${name} = ${python(config[name])}`);
     by_id("recipe").append(setting, element("span", { class: "comment" }, `  # ${meaning}\n`));
   }
 }
@@ -764,45 +979,288 @@ function show_code({ code, config }) {
   }
 }
 
+// --- The address: the prompt and what the draws follow from, so that a find can be shared -------
+
+const IN_ADDRESS = ["prompt", "temperature", "top_k", "top_p", "seed"];
+
+function read_address() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  for (const id of IN_ADDRESS) if (given.has(id)) by_id(id).value = given.get(id);
+}
+
+function write_address() {
+  const values = IN_ADDRESS.map((id) => [id, by_id(id).value]).filter(([, value]) => value);
+  history.replaceState(null, "", `#${new URLSearchParams(values)}`);
+}
+
+// --- Learning ---------------------------------------------------------------------------------
+
+const MOST_CHARACTERS = 5000; // different ones: the embedding of more would take too long to learn
+const MOST_FREQUENT = 100; // characters in the plane, as in Python
+
+class LearnView {
+  // The panel in which the network is trained. On a page without a trained network, it trains a new
+  // one; else it goes on with the one that is there: fine-tuning.
+  constructor(page, new_worker) {
+    this.page = page;
+    this.new_worker = new_worker;
+    this.learning = this.held = false;
+    this.run = 0; // raised by each press of Learn: what a run before that reports is ignored
+    const { learn, untrained, config } = page.data;
+    const able = can_learn(config);
+    by_id("learn_controls").hidden = !able;
+    by_id("learn_note").textContent = !able
+      ? "In this page, only Transformers without biases learn whose sizes are multiples of 8."
+      : untrained
+        ? "Paste a text that you like, or open one: a play, your own poems, a recipe book. The " +
+          "network learns to continue it, one character at a time. The curve shows how well."
+        : "The curves are those of the training so far. Paste another text, and this network goes " +
+          "on learning, from the weights that it has now: fine-tuning.";
+    by_id("learn_text").value = untrained ? learn.text : "";
+    by_id("learn_sizes").hidden = !learn.sizes.length;
+    learn.sizes.forEach(({ name }, i) => {
+      const look = { type: "radio", name: "size", value: i, autocomplete: "off" };
+      const radio = element("input", i ? look : { ...look, checked: "" });
+      by_id("learn_sizes").append(element("label", {}, radio, name));
+    });
+    by_id("learn").addEventListener("click", () => this.learn());
+    by_id("hold").addEventListener("click", () => this.hold());
+    by_id("keep").addEventListener("click", () => {
+      const tensors = tensors_of(page.data.config, page.data.vocab.length);
+      page.worker.postMessage({ kind: "pack", tensors });
+    });
+    by_id("learn_file").addEventListener("change", (event) => this.open(event.target.files[0]));
+    const box = by_id("learning");
+    box.addEventListener("dragover", (event) => event.preventDefault());
+    box.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.open(event.dataTransfer.files[0]);
+    });
+  }
+
+  async open(file) {
+    if (file) by_id("learn_text").value = await file.text();
+  }
+
+  learn() {
+    const { page } = this;
+    const { learn } = page.data;
+    const characters = Array.from(by_id("learn_text").value);
+    const chosen = document.querySelector("[name=size]:checked")?.value;
+    const config = chosen ? learn.sizes[chosen].config : { ...page.data.config, ...learn.tuning };
+    const vocab = chosen ? distinct(characters) : page.data.vocab;
+    const ids = new Map(vocab.map((character, id) => [character, id]));
+    const tokens = Uint16Array.from(characters.filter((one) => ids.has(one)), (one) => ids.get(one));
+    const problem = problem_with(characters, tokens, vocab, config.block_size);
+    by_id("learn_problem").textContent = problem;
+    if (problem) return;
+    const log = { step: [], train_loss: [], val_loss: [] };
+    const source = `a text of ${whole(tokens.length)} characters`;
+    const fresh = { step: 0, val_loss: null, log, batches: [], samples: [], counted: [], source };
+    page.use({ ...page.data, config, vocab, frequent: most_frequent(tokens), ...fresh });
+    const shown = kinds_of(page.data);
+    const seed = Math.floor(2 ** 31 * Math.random());
+    const { worker } = page;
+    const vocab_size = vocab.length;
+    if (chosen) worker.postMessage({ kind: "create", config, vocab_size, seed, shown });
+    worker.postMessage({ kind: "learn", config, tokens, seed, run: ++this.run });
+    page.start_over();
+    this.count(tokens, vocab_size);
+    this.set_state(true, false);
+  }
+
+  count(tokens, vocab_size) {
+    // What counting makes of the same text, in a worker of its own: the lines to beat.
+    const split = Math.floor(0.9 * tokens.length);
+    const [train, validation] = [tokens.slice(0, split), tokens.slice(split)];
+    const { data } = this.page;
+    const counter = this.new_worker();
+    counter.onmessage = ({ data: { losses } }) => {
+      data.counted = losses;
+      if (data === this.page.data) show_loss(data);
+      counter.terminate();
+    };
+    counter.postMessage({ kind: "count", train, validation, vocab_size });
+  }
+
+  hold() {
+    this.page.worker.postMessage({ kind: this.held ? "go_on" : "hold" });
+    this.set_state(true, !this.held);
+  }
+
+  set_state(learning, held) {
+    [this.learning, this.held] = [learning, held];
+    by_id("learn").textContent = this.page.data.learn.sizes.length ? "Start again" : "Learn more";
+    by_id("hold").disabled = !learning;
+    by_id("hold").textContent = held ? "Go on" : "Pause";
+    by_id("keep").disabled = learning && !held;
+  }
+
+  step({ run, step, loss, seconds }) {
+    if (run !== this.run) return;
+    const { data } = this.page;
+    data.step = step;
+    data.batches.push([step, loss]);
+    const { max_iters, batch_size, block_size } = data.config;
+    by_id("learn_step").textContent = `${whole(step)} / ${whole(max_iters)}`;
+    by_id("learn-seconds").textContent = seconds.toFixed(1);
+    const rate = whole(Math.round((step * batch_size * block_size) / seconds));
+    const left = ((max_iters - step) * seconds) / step;
+    by_id("learn_status").textContent = `${rate} characters/s, ${left.toFixed(0)} s left`;
+  }
+
+  moment({ run, step, train_loss, val_loss, seconds, sample, plane }) {
+    if (run !== this.run) return;
+    const { page } = this;
+    const { data } = page;
+    data.step = step;
+    data.val_loss = val_loss;
+    data.log.step.push(step);
+    data.log.train_loss.push(train_loss);
+    data.log.val_loss.push(val_loss);
+    data.samples.push([step, sample.map((id) => data.vocab[id]).join("").trim()]);
+    by_id("learn-loss").textContent = val_loss.toFixed(3);
+    by_id("learn-seconds").textContent = seconds.toFixed(1);
+    show_about(data);
+    show_loss(data);
+    show_samples(data, true);
+    show_plane(plane, data);
+    page.refresh();
+    if (step < data.config.max_iters) return;
+    this.set_state(false, false);
+    by_id("learn_status").textContent = "It has learned. Now let it write, and keep it.";
+    page.start_over();
+    if (!motion_is_reduced()) page.write(AT_FIRST);
+  }
+}
+
+function distinct(characters) {
+  // In the order of their numbers, as Python sorts them.
+  return [...new Set(characters)].sort((a, b) => a.codePointAt(0) - b.codePointAt(0));
+}
+
+function most_frequent(tokens) {
+  const counts = new Map();
+  for (const id of tokens) counts.set(id, (counts.get(id) ?? 0) + 1);
+  const order = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a));
+  return order.slice(0, MOST_FREQUENT).sort((a, b) => a - b);
+}
+
+function problem_with(characters, tokens, vocab, block_size) {
+  // What is wrong with a text to learn from, and what to do about it: a sentence, or nothing.
+  const least = 10 * (block_size + 2); // a tenth, the validation text, holds a window
+  if (characters.includes("\0") || characters.includes("\ufffd")) {
+    return "This is not a text in UTF-8. Save it as plain text, and open that.";
+  }
+  if (vocab.length > MOST_CHARACTERS) {
+    const [many, most] = [vocab.length, MOST_CHARACTERS].map(whole);
+    return `This text has ${many} different characters. Take one with ${most} at most.`;
+  }
+  if (tokens.length < least) {
+    const unknown = characters.length - tokens.length;
+    const why = unknown ? ` (without ${whole(unknown)} that this network has never seen)` : "";
+    const [many, few] = [tokens.length, least].map(whole);
+    return `This text has ${many} characters${why}. It needs ${few} or more, better 50,000.`;
+  }
+  return "";
+}
+
+function keep(data, weights) {
+  // Download this page, as it was at first, with this network in it.
+  const page = document.documentElement.cloneNode(true);
+  page.querySelector("header").outerHTML = ORIGINAL.header;
+  page.querySelector("main").outerHTML = ORIGINAL.main;
+  const tensors = tensors_of(data.config, data.vocab.length);
+  const learn = { ...data.learn, sizes: [] };
+  const kept = { ...data, tensors, learn, untrained: false, probe: null };
+  page.querySelector("#data").textContent = JSON.stringify(kept).replaceAll("<", "\\u003c");
+  page.querySelector("#weights").textContent = weights;
+  const file = new Blob(["<!doctype html>\n", page.outerHTML], { type: "text/html" });
+  element("a", { href: URL.createObjectURL(file), download: "my-gpt.html" }).click();
+}
+
 // --- Start ------------------------------------------------------------------------------------
+
+const MOST_DIFFERENT = 0.01; // nats: float32's rounding gives less than a thousandth of that
+
+function motion_is_reduced() {
+  return matchMedia("(prefers-reduced-motion: reduce)").matches;
+}
+
+function show_about({ config, tensors, vocab, step, source }) {
+  const shapes = tensors ?? tensors_of(config, vocab.length);
+  const count = whole(shapes.reduce((sum, [, shape]) => sum + size_of(shape), 0));
+  const kind = { bigram: "bigram network", mlp: "MLP", gpt: "Transformer" }[config.network];
+  const text = Array.from(source, (character) => visible(character, " ")).join("");
+  const what = step
+    ? `${kind === "MLP" ? "An" : "A"} ${kind} of ${count} parameters, trained for ${whole(step)} ` +
+      `steps on ${text}. `
+    : `A ${kind} of ${count} parameters that has learned nothing yet. `;
+  by_id("about").textContent =
+    `${what}It runs in this page, on your machine: nothing is sent anywhere.`;
+}
 
 function start_page() {
   const data = JSON.parse(by_id("data").textContent);
-  const { config, vocab, tensors } = data;
-  const program = new Blob([by_id("network").textContent], { type: "text/javascript" });
-  const worker = new Worker(URL.createObjectURL(program));
+  const { config, vocab, tensors, untrained } = data;
+  const parts = ["kernels", "network", "learner"].map((id) => by_id(id).textContent);
+  const program = URL.createObjectURL(new Blob(parts, { type: "text/javascript" }));
+  const new_worker = () => new Worker(program);
+  const worker = new_worker();
+  by_id("main").hidden = false; // without JavaScript, it would be dead controls
+  if (untrained) {
+    by_id("main").prepend(by_id("learning"));
+    by_id("title").textContent = document.title = "See a network learn";
+    by_id("learn_title").textContent = "Teach it a text";
+  }
+  read_address();
   const page = new Page(data, worker);
-  const count = whole(show_parameters(data));
-  const kind = { bigram: "bigram network", mlp: "MLP", gpt: "Transformer" }[config.network];
-  const source = Array.from(data.source, (character) => visible(character, " ")).join("");
-  by_id("about").textContent =
-    `A ${kind} of ${count} parameters, trained for ${whole(data.step)} steps on ${source}. ` +
-    "It runs in this page, on your machine: nothing is sent anywhere.";
-  show_loss(data.log);
-  show_plane(data);
-  show_recipe(data);
+  const learn_view = new LearnView(page, new_worker);
   show_code(data);
 
   const reports = {
     progress: ({ fraction }) => (by_id("unpacking").value = fraction),
-    loaded: () => {
+    ready: ({ difference, fast, plane }) => {
       by_id("loading").hidden = true;
-      for (const id of ["write", "one", "again"]) by_id(id).disabled = false;
+      by_id("slow").hidden = fast;
+      by_id("differs").hidden = difference < MOST_DIFFERENT;
+      by_id("difference").textContent = difference.toFixed(2);
+      for (const id of ["write", "one", "again", "another", "learn"]) by_id(id).disabled = false;
+      show_plane(plane, page.data);
       page.start_over();
-      if (!matchMedia("(prefers-reduced-motion: reduce)").matches) page.write(AT_FIRST);
+      if (learn_view.learning) return;
+      if (!motion_is_reduced()) page.write(AT_FIRST);
+      else by_id("status").textContent = "Press Write: the network continues the prompt.";
+    },
+    step: (message) => learn_view.step(message),
+    moment: (message) => learn_view.moment(message),
+    packed: ({ weights }) => {
+      keep(page.data, weights);
+      page.refresh(); // packing has rounded the weights
     },
     records: (message) => page.records(message),
     done: (message) => page.done(message),
   };
   worker.onmessage = (event) => reports[event.data.kind](event.data);
   const text = by_id("weights").textContent;
-  worker.postMessage({ kind: "load", config, vocab_size: vocab.length, tensors, text });
+  const { probe } = data;
+  const shown = kinds_of(data);
+  const vocab_size = vocab.length;
+  if (untrained) worker.postMessage({ kind: "create", config, vocab_size, seed: 1337, shown });
+  else worker.postMessage({ kind: "load", config, vocab_size, tensors, text, probe, shown });
 
+  for (const id of IN_ADDRESS) by_id(id).addEventListener("input", write_address);
   by_id("prompt").addEventListener("input", () => page.start_over());
   by_id("write").addEventListener("click", () => page.write(PER_PRESS));
   by_id("one").addEventListener("click", () => page.write(1));
   by_id("stop").addEventListener("click", () => worker.postMessage({ kind: "stop" }));
   by_id("again").addEventListener("click", () => page.start_over());
+  by_id("another").addEventListener("click", () => page.another_one());
+  by_id("undo").addEventListener("click", () => page.undo());
+  addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) by_id("write").click();
+    if (event.key === "Escape") by_id("stop").click();
+  });
 }
 
 addEventListener("DOMContentLoaded", start_page);

@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
+from browser import chromium, reader  # noqa: E402, F401 (fixtures)
+
 # The programs that the tests start inherit what is ignored here, as Ctrl-C is in a job with `&`.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -76,18 +78,9 @@ def here(trained, tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def signals_as_they_were():
-    """train.main() catches Ctrl-C and SIGTERM from then on."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
 def without_plots(monkeypatch):
     """A tiny run takes twice the time with its plots."""
-    monkeypatch.setattr("quill.log.plot_loss", lambda folder, rows: None)
+    monkeypatch.setattr("quill.log.plot_loss", lambda folder, rows, batches: None)
 
 
 def tiny_config(*changes):

@@ -1,53 +1,30 @@
 """page/: network.js in V8 (mini-racer), and the page in headless Chromium, if it is installed."""
 
-import base64
 import itertools
 import json
 import math
 import re
 import runpy
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY, random_ids, small_network
+from browser import DRAG, HELPERS, NEXT_FRAME, PROGRAM, SCRIPTS, one_width
+from conftest import TINY, random_ids, small_network
 from py_mini_racer import MiniRacer
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 
+import ancestors
+import model
 import train
 from model import next_probabilities, stream
 from page import page
-from quill.checkpoint import load, read_checkpoint
+from quill.checkpoint import fingerprint, load, read_checkpoint
 from quill.terminal import UserError
 from study.inside import attention_weights
-
-NETWORK = (ROOT / "page" / "network.js").read_text(encoding="utf-8")
-
-# --- The network in JavaScript ----------------------------------------------------------------
-
-HELPERS = """
-let taken = 0; // V8 alone has no atob. This one gives out `decoded` piece by piece.
-const atob = (text) => decoded.slice(taken, (taken += (text.length / 4) * 3));
-
-function read(text, ids, prompt_length) {
-  text.set_text(ids, prompt_length);
-  return { records: Array.from(text.read()).flat(), logits: text.logits };
-}
-
-function write(ids, count) { // at temperature 0
-  const text = new Stream(network);
-  text.set_text(ids, ids.length);
-  return Array.from({ length: count }, () => {
-    for (const _ of text.read());
-    return [text.logits, text.draw({ temperature: 0 })];
-  });
-}
-"""
 
 
 class JavaScript:
@@ -59,10 +36,9 @@ class JavaScript:
             for parameter in self.network.parameters():
                 parameter.copy_(parameter.half())
         weights = page.pack_weights(self.network)
-        decoded = base64.b64decode(weights).decode("latin-1")
         shapes = [[name, list(p.shape)] for name, p in self.network.named_parameters()]
         config = f"{json.dumps(asdict(self.network.config))}, {self.network.vocab_size}"
-        self.engine.eval(f"{NETWORK} const decoded = {json.dumps(decoded)}; {HELPERS}")
+        self.engine.eval(f"{PROGRAM} {HELPERS}")
         self.engine.eval(f"const steps = unpack({json.dumps(weights)}, {shapes});")
         self.engine.eval("let step = steps.next(); while (!step.done) step = steps.next();")
         self.engine.eval(f"const network = build({config}, step.value); 0")
@@ -115,6 +91,35 @@ def test_javascript_writes_the_text_that_pytorch_writes(js, prompt_length):
     found_logits, found = zip(*js.value(f"write({idx[0].tolist()}, 300)"), strict=True)
     assert list(found) == drawn
     assert (torch.tensor(found_logits) - torch.stack(logits)).abs().max() < 1e-4
+
+
+def test_every_character_of_a_long_prompt_is_predicted_from_half_a_window_or_more(js):
+    block_size, idx = js.network.config.block_size, random_ids(js.network, rows=1, length=60)
+    records = js.value(f"read(new Stream(network), {idx[0].tolist()}, 60).records")
+    assert [record["index"] for record in records] == list(range(60))
+    for index, record in enumerate(records):
+        start = record["start"] if js.network.config.network == "gpt" else 0
+        start = max(start, index - block_size + 1)
+        assert index - start + 1 >= min(index + 1, block_size // 2)
+        expected = js.network(idx[:, start : index + 1])[0][0, -1]
+        assert (torch.tensor(record["logits"]) - expected).abs().max() < 1e-4
+
+
+def test_probe_of_the_same_network_is_the_same_within_rounding(js):
+    difference = js.value(f"probe_difference(network, {json.dumps(page.probe(js.network))})")
+    assert difference < page_most_different() / 10
+
+
+def test_probe_is_far_off_if_javascript_computes_another_network():
+    js = JavaScript(position="rotary", scale=1.0)
+    js.value("(gelu = (x) => x.map((entry) => Math.max(0, entry) ** 2), 0)")
+    difference = js.value(f"probe_difference(network, {json.dumps(page.probe(js.network))})")
+    assert difference > page_most_different()
+
+
+def page_most_different():
+    """The difference in nats from which the page says that it computes another network."""
+    return float(re.search(r"MOST_DIFFERENT = ([\d.]+)", SCRIPTS["page"])[1])
 
 
 def test_text_changed_anywhere_equals_new_text(js):
@@ -178,16 +183,46 @@ def test_page_is_written_where_the_options_say(here, monkeypatch):
 
 
 def test_page_holds_the_contents_of_the_checkpoint(here):
-    checkpoint, log = read_checkpoint("out/run/ckpt.pt"), Path("out/run/log.csv")
-    log.write_text(log.read_text() + "12,768,1,0.001,3.9,4.1\n")  # after this checkpoint
+    checkpoint, last = read_checkpoint("out/run/ckpt.pt"), read_checkpoint("out/run/last.pt")
+    last["state"]["log"].append([12, 768, 1.0, 0.001, 3.9, 4.1])  # after this checkpoint
+    last["state"]["samples"][12] = "a later text"
+    torch.save(last, "out/run/last.pt")
     data = make_page()[1]
     assert "".join(data["vocab"]) == checkpoint["meta"]["vocab"]
     assert data["source"] == "small.txt" and data["step"] == checkpoint["state"]["step"]
     assert data["config"]["n_layer"] == 2 and "out_dir" not in data["config"]
     assert "next_probabilities" in data["code"]["model.py"]
     assert data["log"]["step"] == [0, 3, 6, 9, 12]
-    log.unlink()
-    assert make_page()[1]["log"]["step"] == [row[0] for row in checkpoint["state"]["log"]]
+    assert data["samples"][-1] == [12, "a later text"]
+    Path("out/run/last.pt").unlink()  # mailed without it
+    data, state = make_page()[1], checkpoint["state"]
+    assert data["log"]["step"] == [row[0] for row in state["log"]]
+    assert dict(data["samples"]) == state["samples"] and data["batches"] == state["losses"]
+
+
+@pytest.mark.parametrize("module", [model, ancestors])
+def test_javascript_is_in_step_with_the_code_that_it_translates(module):
+    """If this fails, bring network.js in step with what you changed, then the fingerprint."""
+    assert page.IN_JAVASCRIPT[module.__name__] == fingerprint(module.__name__)
+
+
+def test_a_change_of_the_network_is_noted_when_its_page_is_made(here, monkeypatch, capsys):
+    page.main([])
+    assert "note" not in capsys.readouterr().out
+    monkeypatch.setitem(page.IN_JAVASCRIPT, "model", "another")
+    page.main([])
+    assert "model.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("network", ["bigram", "mlp"])
+def test_an_ancestors_page_has_its_own_settings_and_code_only(workspace, network):
+    train.main([*TINY, f"--network={network}"])
+    data = make_page()[1]
+    names = {name for name, *_ in data["settings"]}
+    assert "block_size" in names and not names & {"n_layer", "n_head", "position", "qk_norm"}
+    assert ("n_hidden" in names) == (network == "mlp")
+    shown = {name.lower() for parts in data["code"].values() for name in parts}
+    assert network in shown and not shown & {"gpt", "block", "causalselfattention"}
 
 
 STRANGE = "<script>alert(1)</script>&\"'\u2028\u202e\x00\x1b{{weights}}"
@@ -225,89 +260,6 @@ def test_bad_input_is_reported_and_writes_nothing(here):
 
 # --- The page in a browser --------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-CHARACTERS = "Array.from(document.querySelectorAll('.character:not(.caret)'), (one) => {})"
-BARS = """Array.from(document.querySelectorAll("#bars li:not([hidden])"), (row) =>
-  [row.querySelector(".name").textContent, row.querySelector(".bar").style.transform])"""
-DRAG = "(arguments[0].value = arguments[1], arguments[0].dispatchEvent(new Event('input')))"
-NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
-
-
-class Reader(webdriver.Chrome):
-    """Someone who uses the page in Chromium."""
-
-    def open(self):
-        page.main([])
-        self.get(Path("out/run/page.html").absolute().as_uri())
-        self.until(lambda: "Wrote 200" in self.text_of("#status"))
-
-    def until(self, condition):
-        WebDriverWait(self, 20, poll_frequency=0.05).until(lambda _: condition())
-
-    def value(self, expression, *arguments):
-        return self.execute_script(f"return {expression}", *arguments)
-
-    def characters(self, expression):
-        """The value of an expression for each character of the text, which is `one` in it."""
-        return self.value(CHARACTERS.format(expression))
-
-    def find(self, selector):
-        return self.find_element("css selector", selector)
-
-    def text_of(self, selector):
-        return self.find(selector).get_property("textContent")
-
-    def text(self):
-        return self.text_of("#text").replace("▏", "")
-
-    def bars(self):
-        """The probabilities that are shown: {label: fraction of the full length}."""
-        return {name: float(scale[len("scaleX(") : -1]) for name, scale in self.value(BARS)}
-
-    def click(self, selector):
-        self.execute_script("arguments[0].scrollIntoView({block: 'center'})", self.find(selector))
-        self.find(selector).click()
-
-    def type_prompt(self, prompt):
-        self.find("#prompt").send_keys(prompt)
-        self.until(lambda: self.text() == prompt.replace("é", "") and self.bars())
-
-    def problems(self):
-        """What is in the console, and what the page has requested from the network."""
-        console = [entry["message"] for entry in self.get_log("browser")]
-        log = [json.loads(entry["message"])["message"] for entry in self.get_log("performance")]
-        sent = [x["params"] for x in log if x["method"] == "Network.requestWillBeSent"]
-        urls = [x["request"]["url"] for x in sent if not x["documentURL"].startswith("chrome:")]
-        return console, [url for url in urls if not url.startswith(("file:", "blob:", "data:"))]
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    if not (CHROMIUM and shutil.which("chromedriver")):
-        pytest.skip("no chromium and chromedriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    profile = tmp_path_factory.mktemp("chromium")
-    for argument in ("headless=new", "no-sandbox", f"user-data-dir={profile}"):
-        options.add_argument(f"--{argument}")
-    with Reader(options, webdriver.ChromeService(shutil.which("chromedriver"))) as driver:
-        yield driver
-
-
-@pytest.fixture(params=[375, 1280])
-def reader(request, chromium):
-    """A Reader whose window is as wide as a phone's, or a laptop's. At the end of the test, nothing
-    may be in the console, and nothing may have been requested from the network."""
-    size = {"width": request.param, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    chromium.problems()  # those of an earlier test
-    yield chromium
-    assert chromium.problems() == ([], [])
-
-
-one_width = pytest.mark.parametrize("reader", [1280], indirect=True)
-
 
 def test_reader_writes_chooses_and_stops(here, reader):
     reader.open()
@@ -335,6 +287,97 @@ def test_reader_writes_chooses_and_stops(here, reader):
     reader.value("['write', 'stop'].map((id) => document.getElementById(id).click())")  # at once
     reader.until(lambda: reader.value("document.querySelector('#stop').ariaDisabled") == "true")
     assert len(reader.text()) < 1006
+
+
+def test_a_choice_can_be_undone_and_is_marked_as_the_readers(here, reader):
+    reader.open()
+    reader.type_prompt("KING: ")
+    reader.click("#write")
+    reader.until(lambda: "Wrote 500" in reader.text_of("#status"))
+    before = reader.text()
+    reader.value("document.querySelectorAll('.character')[20].click()")
+    reader.until(lambda: "drawn" in reader.text_of("#bars .chosen"))
+    reader.click("#bars li:not(:has(.chosen)) button")
+    reader.until(lambda: len(reader.text()) == 21)
+    assert "yours" in reader.text_of("#bars .chosen") and reader.text() != before[:21]
+    reader.click("#undo")
+    reader.until(lambda: reader.text() == before)
+    assert not reader.find("#undo").is_displayed()
+
+
+def test_writes_in_a_row_are_all_done_and_another_one_takes_the_next_seed(here, reader):
+    reader.open()
+    reader.type_prompt("KING: ")
+    reader.value("[1, 2].forEach(() => document.getElementById('write').click())")  # at once
+    reader.until(lambda: len(reader.text()) == 1006)
+    first = reader.text()
+    reader.click("#another")
+    reader.until(lambda: len(reader.text()) == 506)
+    reader.until(lambda: "Wrote 500" in reader.text_of("#status"))
+    assert reader.text() != first[:506] and reader.value("document.querySelector('#seed').value")
+    address = reader.value("location.hash")
+    assert "seed=1338" in address and "prompt=KING" in address
+    text = reader.text()
+    reader.get("about:blank")
+    reader.get(Path("out/run/page.html").absolute().as_uri() + address)  # as someone shares it
+    reader.until(lambda: reader.text() == text[:206])
+
+
+@one_width
+def test_settings_out_of_range_are_named(here, reader):
+    reader.open()
+    for name, value in (("top_k", "0"), ("top_k", "2.5"), ("top_p", "1.5"), ("seed", "-1")):
+        box = reader.find(f"#{name}")
+        box.clear()
+        box.send_keys(value)
+        assert name.replace("_", "-") in reader.text_of("#ignored"), (name, value)
+        box.clear()
+        box.send_keys("1")
+        assert not reader.text_of("#ignored")
+
+
+@one_width
+def test_slider_shows_the_text_of_each_evaluation(here, reader):
+    reader.open()
+    samples = read_checkpoint("out/run/last.pt")["state"]["samples"]
+    slider = reader.find("#sample_step")
+    for place, (step, sample) in enumerate(samples.items()):
+        reader.value(DRAG, slider, place)
+        assert reader.text_of("#sample_shown").startswith(f"{step}:")
+        assert reader.text_of("#sample") == sample
+
+
+@one_width
+def test_page_of_another_network_than_the_trained_one_says_so(here, reader):
+    reader.open()
+    assert not reader.find("#differs").is_displayed()
+    file = Path("out/run/page.html")
+    html = file.read_text(encoding="utf-8")
+    data = re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1]
+    lied = json.loads(data)
+    lied["probe"]["surprises"][-1] += 0.1
+    file.write_text(html.replace(data, json.dumps(lied).replace("<", "\\u003c")), encoding="utf-8")
+    reader.refresh()
+    reader.until(lambda: reader.find("#differs").is_displayed())
+    assert "0.10" in reader.text_of("#difference")
+
+
+@one_width
+@pytest.mark.parametrize("size", [(740, 360), (640, 400)])  # a phone on its side; a zoom of 200 %
+def test_text_slider_and_bars_are_in_sight_together(here, reader, size):
+    reader.open()
+    width, height = size
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    reader.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    top = "document.querySelector('{}').getBoundingClientRect().{}"
+    by = f"{top.format('#temperature', 'top')} - {top.format('.reading', 'height')} - 8"
+    reader.value(f"scrollBy(0, {by})")
+    reader.value(NEXT_FRAME)
+    assert reader.value(top.format(".reading", "top")) >= 0
+    assert reader.value(top.format(".reading", "bottom")) <= reader.value(
+        top.format("#temperature", "top")
+    )
+    assert reader.value(top.format("#bars li:nth-child(3)", "bottom")) <= height
 
 
 def test_every_probability_names_its_temperature(here, reader):
@@ -416,7 +459,7 @@ def test_hostile_text_is_shown_as_text(here, reader):
     reader.open()
     assert "<script>alert(1)</script>" in reader.text_of("#about")
     assert "<script>alert(1)</script>" in reader.text_of("#recipe")
-    assert reader.value("document.scripts.length") == 4
+    assert reader.value("document.scripts.length") == 6
     assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))
 
 
