@@ -22,12 +22,14 @@ from study import checks
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+RUN_HERE = [page for page in PAGES if page != lecture.PAGE]  # test_notebook.py runs the lecture's
 
 # What a test adds to a command, so that it takes a second: few steps of a tiny network.
 SHORT = ["--max_iters=3", "--eval_interval=2", "--eval_iters=1"]
 TINY = [*SHORT, "--n_layer=1", "--n_embd=24", "--n_hidden=32", "--block_size=24", "--batch_size=4"]
 ADDED = dict.fromkeys(("train.py", "dry_run", "overfit_batch", "find_lr"), TINY)
 ADDED["sample.py"] = ["--max_new_tokens=20"]
+ADDED["compare"] = [*TINY, "--learning_rate=1e-3", "--seeds=2"]  # in place of several values
 MODULES = {"-m study": "study.__main__", "-m page": "page.page"}
 
 
@@ -72,12 +74,12 @@ def test_first_command_goes_from_text_to_text(clone):
     assert left == ["ckpt.pt", "last.pt", "log.csv", "loss.png"]
 
 
-@by_page
+@pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)
 def test_commands_of_a_page_work_in_the_order_of_the_page(clone, monkeypatch, page):
     """Where a page does not train the network of the quick start, its reader has done so."""
     monkeypatch.setattr(checks, "RATE_STEPS", 30)
     monkeypatch.setattr(checks, "OVERFIT_STEPS", 100)
-    monkeypatch.setattr(log, "plot_loss", lambda folder, rows: None)  # half of such a run's time
+    monkeypatch.setattr(log, "plot_loss", lambda *arguments: None)  # half of such a run's time
     prepare_shakespeare.main(["--source=text.txt"])
     commands = lecture.find_commands(read(page))
     quick_start = "python train.py config/shakespeare_cpu.py"
@@ -94,7 +96,7 @@ def test_commands_of_the_pages_are_found():
     found = [command for page in PAGES for command in lecture.find_commands(read(page))]
     programs = [lecture.program_of(command.splitlines()[0]) for command in found]
     assert set(programs) == lecture.PROGRAMS | {None}  # None: Python
-    assert len(programs) > 50 and programs.count(None) == 3
+    assert len(programs) > 50 and programs.count(None) == 4
 
 
 def names_in(path):

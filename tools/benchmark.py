@@ -14,6 +14,8 @@ prepared from the real text.
 
 import contextlib
 import csv
+import functools
+import math
 import multiprocessing
 import os
 import platform
@@ -57,6 +59,7 @@ TARGET = 1.4697  # nanoGPT's published validation loss for config/shakespeare_ch
 TARGET_STEPS = 1750  # about when its run gets there
 LONGER = ["--max_iters=3500", "--dropout=0.2"]  # shakespeare_laptop.py for less than half an hour
 SEEDS = (1337, 1, 2)
+LAYOUT_SIZES = [(1, 128, 64), (2, 128, 128), (4, 128, 64), (6, 256, 256), (6, 384, 256)]
 
 # --- Showing ----------------------------------------------------------------------------------
 
@@ -359,6 +362,30 @@ def measure_sampling():
     table(["tokens/s", "plain", "quillGPT", "ratio"], rows)
 
 
+def measure_layouts():
+    """What hardware.for_sampling chooses between by n_embd: characters a second of networks of
+    several sizes, of one text / of ten."""
+    layouts = {"plain, float32": (math.inf, "float32"), "packed, float32": (0, "float32")}
+    if hardware.cpu_has_bfloat16():
+        layouts["packed, bfloat16"] = (0, "bfloat16")
+    rows = []
+    for n_layer, n_embd, block_size in LAYOUT_SIZES:
+        config = train.Config(n_layer=n_layer, n_embd=n_embd, block_size=block_size)
+        size = sum(parameter.numel() for parameter in build(config, VOCAB_SIZE).parameters())
+        cells = []
+        for hardware.PACKED_FROM, dtype in layouts.values():
+            network = build(config, VOCAB_SIZE).eval()
+            network = hardware.for_sampling(network, torch.device("cpu"), dtype)
+            speeds = []
+            for texts in (1, 10):
+                idx = torch.zeros(texts, 1, dtype=torch.int64)
+                write = functools.partial(generate, network, idx, 200)
+                speeds.append(f"{200 * texts / best_seconds(write, budget=2):,.0f}")
+            cells.append(" / ".join(speeds))
+        rows.append([f"{size / 1e6:.1f}M, n_embd {n_embd}", *cells])
+    table(["parameters", *layouts], rows)
+
+
 def measure_startup():
     """From the command to the first evaluation, which is before the first step."""
     torch_alone, begun = [], []
@@ -421,6 +448,45 @@ requestAnimationFrame(function frame(time) {
 """
 
 
+LEARNED = ["seconds", "a minute", "some minutes"]  # the sizes in docs/quillgpt.html
+# Press Learn, and move the slider in every frame: count the late ones.
+LEARNING = """
+const slider = document.getElementById("temperature");
+let before = performance.now();
+window.late = 0;
+document.getElementById("learn").click();
+requestAnimationFrame(function frame(time) {
+  window.late += time - before > 50;
+  before = time;
+  slider.value = 0.8 + 0.2 * Math.sin(time / 200);
+  slider.dispatchEvent(new Event("input"));
+  if (!document.getElementById("learn_status").textContent.includes("learned")) {
+    requestAnimationFrame(frame);
+  }
+});
+"""
+# The three products of a linear layer of the quickest network, with and without WebAssembly.
+PRODUCTS = """
+return [
+  ["x weight^T", 2048, 512, 128, false],
+  ["d_y weight", 2048, 128, 512, false],
+  ["d_y^T x", 512, 128, 2048, true],
+].map(([name, M, N, K, transposed]) => {
+  const memory = new Memory(M * K + K * N + M * N + 64);
+  const [a, b, c] = [M * K, K * N, M * N].map((size) => memory.array(size).fill(0.5));
+  const rate = (times) => {
+    memory.product(a, b, M, N, K, c, transposed);
+    const began = performance.now();
+    for (let i = 0; i < times; i++) memory.product(a, b, M, N, K, c, transposed);
+    return (2 * M * N * K * times) / (performance.now() - began) / 1e6;
+  };
+  const fast = Math.max(...Array.from({ length: 5 }, () => rate(20)));
+  memory.kernels = kernels_in_javascript(memory.buffer);
+  return [`${name}: ${M} x ${K} x ${N}`, fast, rate(3)];
+});
+"""
+
+
 def measure_page():
     """A page of `python -m page` in Chromium: from the address to the first character, its speed,
     and the frames of the screen that come late while it writes."""
@@ -449,9 +515,35 @@ def measure_page():
             frames = driver.execute_async_script(MOVING)
         late = f"{sum(milliseconds > 25 for milliseconds in frames)} of {len(frames)}"
         rows.append([name, f"{size:.1f} MB", spread(loads, 2), spread(speeds), late])
-    driver.quit()
     columns = ["file", "first character, s", "characters/s", "frames later than 25 ms"]
     table(["page of a network with", *columns], rows)
+    driver.get((ROOT / "docs" / "quillgpt.html").as_uri())
+    wait_for(driver, "Wrote 200")
+    products = driver.execute_script(PRODUCTS)
+    rows = [[name, f"{fast:.1f}", f"{plain:.1f}"] for name, fast, plain in products]
+    table(["product of matrices, GFLOP/s on one core", "WebAssembly", "JavaScript"], rows)
+    rows = [[name, *learn_in_page(driver, number)] for number, name in enumerate(LEARNED)]
+    driver.quit()
+    columns = ["s from the click", "validation loss", "frames later than 50 ms"]
+    table(["docs/quillgpt.html learns Tiny Shakespeare for", *columns], rows)
+
+
+def learn_in_page(driver, number):
+    """Let the page learn Tiny Shakespeare, at the size with this number, while a slider moves in
+    every frame: the cells of a row."""
+    text = (ROOT / "data" / "shakespeare_char" / "input.txt").read_text(encoding="utf-8")
+    figures = []
+    for _ in range(3 if number == 0 else 1):
+        driver.refresh()
+        wait_for(driver, "Wrote 200")
+        driver.execute_script("document.getElementById('learn_text').value = arguments[0]", text)
+        driver.execute_script(f"document.querySelectorAll('[name=size]')[{number}].click()")
+        driver.execute_script(LEARNING)
+        wait_for(driver, "learned", "learn_status")
+        seconds, loss = (driver.find_element("id", f"learn-{x}").text for x in ("seconds", "loss"))
+        figures.append((float(seconds), float(loss), driver.execute_script("return late")))
+    seconds, losses, late = zip(*figures, strict=True)
+    return spread(seconds, 1), spread(losses, 3), spread(late)
 
 
 GPU_SHORT = ["--max_iters=300", "--eval_interval=100"]  # only to see that something works
@@ -495,6 +587,7 @@ MEASUREMENTS = {
     "startup": measure_startup,
     "training": measure_training,
     "sampling": measure_sampling,
+    "layouts": measure_layouts,
     "fast": measure_fast,
     "parts": measure_parts,
     "laptop": measure_laptop,

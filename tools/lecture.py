@@ -44,6 +44,7 @@ PLOTS = {  # in docs/: where the commands leave them
 EDITS = {
     "out/no_mask": ("        scores = scores + future", "        # scores + future"),
     "out/no_scaling": ("(q / math.sqrt(self.head_size))", "q"),
+    "out_dir=out/relu2": ("x = F.gelu(self.expand(x))", "x = F.relu(self.expand(x)) ** 2"),
 }
 MARK = re.compile(r"<!-- (figures|output): (.*?) -->\n", re.DOTALL)
 FIGURE = re.compile(r"\*\*([-\d][\d.,]*(?:e[-+]\d+)?%?)\*\*")  # a number in bold
@@ -124,22 +125,31 @@ def figures_of(command, output):
     options = dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
     recipe = next((word for word in words if word.startswith("config/")), None)
     name = Path(options.get("out_dir", Path(recipe or "run").stem)).name
+    if "--eval_only" in words and "init_from" not in options:
+        return {f"{name}.context": rounded(find_number(r"(\d\.\d+) nats with", output))}
     if "--eval_only" in words:
         name, which = Path(options["init_from"]).parent.name, Path(options["init_from"]).stem
         losses = re.findall(r"(?m)^(train|val|test): +(\d\.\d+)", output)
         run = f"{name}.{which}.{options['dataset']}"
-        return {f"{run}.{split}": f"{float(loss):.3f}" for split, loss in losses}
+        return {f"{run}.{split}": rounded(loss) for split, loss in losses}
     if words[1] == "train.py":
         figures = figures_of_log(Path("out") / name)
         figures["parameters"] = find_number(r"network: .* ([\d,]+) parameters", output)
         return {f"{name}.{key}": figure for key, figure in figures.items()}
     if words[3:4] == ["dry_run"]:
         return figures_of_dry_run(Path(recipe).read_text(), output)
+    if words[3:4] == ["results"]:
+        rows = [line.split() for line in output.splitlines()[1:]]
+        return {f"{Path(row[-1]).parent.name}.context": rounded(row[1]) for row in rows}
     if words[3:4] == ["ngrams"]:
         rows = [line.split() for line in output.splitlines()[1:7]]
         columns = enumerate(["n", "strings", "once", "new", "loss"])
         figures = {f"ngrams.{row[0]}.{key}": row[i] for i, key in columns for row in rows}
-        return figures | {"ngrams.best": min(row[4] for row in rows)}
+        counts = [int(row[1].replace(",", "")) for row in rows[:5]]  # up to n = 5
+        return figures | {
+            "ngrams.best": min(row[4] for row in rows),
+            "ngrams.all": f"{sum(counts):,}",
+        }
     patterns = {
         "overfit_batch.loss": r"the loss fell from \d\.\d+ to (\d\.\d+)",
         "overfit_batch.steps": r"in (\d+) steps",
@@ -150,6 +160,12 @@ def figures_of(command, output):
     return {key: figure for key, figure in found.items() if figure}
 
 
+def rounded(loss):
+    """A loss with three digits, from the four that the programs print: it may come from a log or
+    from a program's output, and should be the same on the page."""
+    return f"{float(f'{float(loss):.4f}'):.3f}"
+
+
 def figures_of_log(folder):
     """What the log of a run gives: {"loss": "1.786", ...}."""
     with open(folder / "log.csv", newline="") as file:
@@ -157,11 +173,11 @@ def figures_of_log(folder):
     best = min(rows, key=lambda row: row["val_loss"])
     first, early, last = rows[0], rows[1], rows[-1]  # the first one is at step 0
     return {
-        "loss": f"{best['val_loss']:.3f}",
+        "loss": rounded(best["val_loss"]),
         "best_step": f"{best['step']:,.0f}",
-        "train": f"{last['train_loss']:.3f}",
-        "last": f"{last['val_loss']:.3f}",
-        "first": f"{first['val_loss']:.3f}",
+        "train": rounded(last["train_loss"]),
+        "last": rounded(last["val_loss"]),
+        "first": rounded(first["val_loss"]),
         "early_step": f"{early['step']:,.0f}",
         "early_gap": f"{early['val_loss'] - early['train_loss']:.2f}",
         "steps": f"{last['step']:,.0f}",

@@ -61,10 +61,10 @@ def set_size(driver, height):
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-def wait_for(driver, words):
-    """Wait until the page's status line has these words."""
-    end = time.monotonic() + 300
-    while words not in driver.find_element("id", "status").text:
+def wait_for(driver, words, place="status"):
+    """Wait until a status line of the page has these words."""
+    end = time.monotonic() + 600
+    while words not in driver.find_element("id", place).text:
         if time.monotonic() > end:
             raise TimeoutError(f"the page does not say {words!r}")
         time.sleep(0.1)

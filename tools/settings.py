@@ -1,0 +1,43 @@
+"""Measure the table of docs/settings.md: train the quick start with each of its changes.
+
+    python tools/settings.py        an hour and a half on two cores; Ctrl-C and the same goes on
+
+The changes are those in the first column. The two columns with losses are made anew; the remarks
+are yours: read them afterwards, and see whether they still follow from the figures.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's modules
+
+from study.compare import SEEDS, claim, measure, train_all, verdict, with_error
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+RECIPE = "config/shakespeare_cpu.py"
+FOLDER = Path("out/settings")
+ROW = re.compile(r"(?m)^\| (none|`--.*?`) \| .*? \| .*? \| (.*) \|$")  # a change, ..., a remark
+
+
+def main():
+    page = PAGE.read_text(encoding="utf-8")
+    changes = [change.strip("`") for change, _ in ROW.findall(page)]
+    variants = {change: [RECIPE, *change.removeprefix("none").split()] for change in changes}
+    claim(FOLDER, variants, SEEDS)
+    train_all(FOLDER, variants, SEEDS)
+    losses = {change: result[0] for change, result in measure(FOLDER, variants, SEEDS).items()}
+
+    def measured(row):
+        change, remark = row[1].strip("`"), row[2]
+        pairs = zip(losses[change], losses["none"], strict=True)
+        differences = [a - b for a, b in pairs]
+        shown = with_error(differences, "+") if any(differences) else "0"
+        print(f"{change}: {shown} {verdict(differences)}")
+        return f"| {row[1]} | {with_error(losses[change], '')} | {shown} | {remark} |"
+
+    PAGE.write_text(ROW.sub(measured, page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
