@@ -128,4 +128,6 @@ def reader(request, chromium):
     assert chromium.problems() == ([], [])
 
 
-one_width = pytest.mark.parametrize("reader", [1280], indirect=True)
+# For tests of what does not depend on the width.
+on_a_phone = pytest.mark.parametrize("reader", [375], indirect=True)
+on_a_laptop = pytest.mark.parametrize("reader", [1280], indirect=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, tiny_training
+from conftest import TINY, outcome, tiny_training
 
 import train
 from quill import processes
@@ -86,7 +86,7 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_each_variant_is_trained_with_each_seed_as_an_ordinary_run(recipe, capfd):
+def test_each_variant_is_trained_with_each_seed_as_an_ordinary_run(recipe, runs, capsys):
     main([*recipe, "--n_layer=1,2"])
     rows = rows_of("out/compare/tiny")
     assert [row["variant"] for row in rows] == ["n_layer=1"] * 2 + ["n_layer=2"] * 2
@@ -97,10 +97,18 @@ def test_each_variant_is_trained_with_each_seed_as_an_ordinary_run(recipe, capfd
         assert checkpoint["config"]["n_layer"] == int(row["variant"][-1])
         assert float(row["val_loss"]) == min(read_log(folder)["val_loss"])
     table = Path("out/compare/tiny/compare.md").read_text()
-    assert table in capfd.readouterr().out
+    assert table in capsys.readouterr().out
     losses = np.array([float(row["val_loss"]) for row in rows]).reshape(2, 2)
     assert f"{losses[1].mean():.4f}" in table
     assert f"{(losses[1] - losses[0]).mean():+.4f}" in table
+
+
+def test_a_run_in_a_process_of_its_own_ends_with_the_same_bytes_or_says_what_was_wrong(workspace):
+    compare.train_one([*TINY, "--out_dir=own"])
+    train.main([*TINY, "--out_dir=here"])
+    assert outcome("own") == outcome("here")
+    with pytest.raises(UserError, match="no_such"):
+        compare.train_one([*TINY, "--dataset=no_such"])
 
 
 def test_what_is_trained_is_not_trained_again_and_what_was_cut_off_goes_on(recipe, runs):

@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-FEW = ["--kills=1", "--fills=1", "--flips=10", "--every=60"]
+FEW = ["--kills=1", "--fills=1", "--flips=10", "--every=120"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and sets limits, as on Linux")

@@ -67,7 +67,8 @@ def test_learning_rate_is_that_of_the_quick_start(step):
 
 def run_short(folder, *arguments):
     """Start gpt.py with few steps of a tiny network in a folder."""
-    code = "import gpt; gpt.max_iters, gpt.n_embd, gpt.block_size = 201, 16, 16; gpt.main()"
+    code = "import gpt; gpt.max_iters, gpt.n_layer, gpt.n_embd, gpt.block_size = 201, 1, 16, 16"
+    code += "; gpt.main()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import HELPERS, PROGRAM, SCRIPTS, one_width
+from browser import HELPERS, PROGRAM, SCRIPTS, on_a_laptop, on_a_phone
 from conftest import ROOT
 from py_mini_racer import MiniRacer
 
@@ -80,6 +80,8 @@ KINDS = [{"position": position} for position in ("learned", "sinusoidal", "rotar
 KINDS += [{"token_shift": True}, {"qk_norm": True}, {"n_head": 4}, {"lr_schedule": "constant"}]
 KINDS += [{"optimizer": "muon", "grad_clip": 0.1}, {"grad_clip": 0.0, "lr_schedule": "linear"}]
 OFFERED = [{**page.read_recipe(words), "batch_size": 2} for _, words in page.SIZES]
+KINDS = [pytest.param(kind, id=str(kind)) for kind in KINDS]
+OFFERED = [pytest.param(size, id=f"n_embd={size['n_embd']}") for size in OFFERED]
 
 
 def test_committed_program_is_the_compiled_text():
@@ -115,7 +117,7 @@ def test_matrix_times_vector_equals_pytorch(plain, columns):
     assert torch.allclose(js.tensor("y"), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [*KINDS, *OFFERED], ids=str)
+@pytest.mark.parametrize("settings", [*KINDS, *OFFERED])
 def test_every_gradient_equals_pytorch(settings):
     pair = Pair(**settings)
     windows, ids = pair.batch()
@@ -129,7 +131,7 @@ def test_every_gradient_equals_pytorch(settings):
         assert difference < 1e-4 * parameter.grad.norm(), name
 
 
-@pytest.mark.parametrize("settings", [*KINDS, OFFERED[0]], ids=str)
+@pytest.mark.parametrize("settings", [*KINDS, OFFERED[0]])
 def test_twenty_steps_have_the_losses_of_train(settings):
     pair = Pair(**settings)
     optimizers = train.configure_optimizers(pair.network, pair.config)
@@ -264,13 +266,13 @@ def test_committed_page_is_what_the_command_makes(tmp_path):
     assert committed.read_bytes() == made, "python -m page --blank --output=docs/quillgpt.html"
 
 
+@on_a_laptop
 def test_network_learns_in_the_page_pauses_and_is_kept(reader, tmp_path):
     open_blank(reader)
-    assert reader.value("document.documentElement.scrollWidth <= innerWidth")
     reader.click("#learn")
     reader.until(lambda: loss_of(reader) < 4.5)
     noise = reader.text_of("#sample")
-    reader.until(lambda: loss_of(reader) < 2.3 and reader.text_of("#loss .counted + text"))
+    reader.until(lambda: loss_of(reader) < 2.7 and reader.text_of("#loss .counted + text"))
     bigram = reader.value("JSON.parse(document.querySelector('#data').textContent).counted")
     assert bigram is None  # the data of the file stay as they were
     reader.click("#hold")
@@ -299,7 +301,7 @@ def test_network_learns_in_the_page_pauses_and_is_kept(reader, tmp_path):
     assert step.split()[0] in reader.text_of("#about")
 
 
-@one_width
+@on_a_phone
 def test_paused_run_goes_on(reader):
     open_blank(reader)
     reader.click("#learn")
@@ -309,11 +311,12 @@ def test_paused_run_goes_on(reader):
     step = reader.text_of("#learn_step")
     reader.value(LATER)
     assert reader.text_of("#learn_step") == step
+    assert reader.value("document.documentElement.scrollWidth <= innerWidth")
     reader.click("#hold")
     reader.until(lambda: reader.text_of("#learn_step") != step)
 
 
-@one_width
+@on_a_laptop
 def test_another_text_is_learned_and_a_bad_one_is_named(reader):
     open_blank(reader)
     put = "(document.querySelector('#learn_text').value = arguments[0])"
@@ -332,7 +335,7 @@ def test_another_text_is_learned_and_a_bad_one_is_named(reader):
     assert "𝔘" in reader.text_of("#plane")
 
 
-@one_width
+@on_a_laptop
 def test_trained_network_goes_on_learning(here, reader):
     reader.open()
     before = reader.text_of("#parameters")

@@ -64,7 +64,14 @@ def test_notebook_runs_from_the_first_cell_to_the_last(tmp_path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = in_process(cell.source)
-    quick = "from study import checks\nchecks.RATE_STEPS, checks.OVERFIT_STEPS = 30, 100"
+    quick = "from quill import log\nfrom study import checks\n"
+    # Half of such a run's time is its plot, and the notebook shows one of them.
+    quick += "plot, folder = log.plot_loss, 'out/memorized'\n"
+    quick += "log.plot_loss = lambda out, *rest: out == folder and plot(out, *rest)\n"
+    # Each process of a comparison takes seconds to start; test_compare.py starts one.
+    quick += "import train\nfrom study import compare\ncompare.train_one = train.main\n"
+    quick += "from quill import processes\nprocesses.signal.signal = lambda *_: None\n"
+    quick += "checks.RATE_STEPS, checks.OVERFIT_STEPS = 30, 100"
     notebook.cells.insert(2, nbformat.v4.new_code_cell(quick))
     client = NotebookClient(notebook, timeout=120, kernel_name="python3")
     client.execute(cwd=str(tmp_path / "docs"))

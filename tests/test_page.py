@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import DRAG, HELPERS, NEXT_FRAME, PROGRAM, SCRIPTS, one_width
+from browser import DRAG, HELPERS, NEXT_FRAME, PROGRAM, SCRIPTS, on_a_laptop, on_a_phone
 from conftest import TINY, random_ids, small_network
 from py_mini_racer import MiniRacer
 from selenium import webdriver
@@ -289,6 +289,7 @@ def test_reader_writes_chooses_and_stops(here, reader):
     assert len(reader.text()) < 1006
 
 
+@on_a_phone
 def test_a_choice_can_be_undone_and_is_marked_as_the_readers(here, reader):
     reader.open()
     reader.type_prompt("KING: ")
@@ -305,6 +306,7 @@ def test_a_choice_can_be_undone_and_is_marked_as_the_readers(here, reader):
     assert not reader.find("#undo").is_displayed()
 
 
+@on_a_laptop
 def test_writes_in_a_row_are_all_done_and_another_one_takes_the_next_seed(here, reader):
     reader.open()
     reader.type_prompt("KING: ")
@@ -323,7 +325,7 @@ def test_writes_in_a_row_are_all_done_and_another_one_takes_the_next_seed(here, 
     reader.until(lambda: reader.text() == text[:206])
 
 
-@one_width
+@on_a_laptop
 def test_settings_out_of_range_are_named(here, reader):
     reader.open()
     for name, value in (("top_k", "0"), ("top_k", "2.5"), ("top_p", "1.5"), ("seed", "-1")):
@@ -336,7 +338,7 @@ def test_settings_out_of_range_are_named(here, reader):
         assert not reader.text_of("#ignored")
 
 
-@one_width
+@on_a_laptop
 def test_slider_shows_the_text_of_each_evaluation(here, reader):
     reader.open()
     samples = read_checkpoint("out/run/last.pt")["state"]["samples"]
@@ -347,7 +349,7 @@ def test_slider_shows_the_text_of_each_evaluation(here, reader):
         assert reader.text_of("#sample") == sample
 
 
-@one_width
+@on_a_laptop
 def test_page_of_another_network_than_the_trained_one_says_so(here, reader):
     reader.open()
     assert not reader.find("#differs").is_displayed()
@@ -362,7 +364,7 @@ def test_page_of_another_network_than_the_trained_one_says_so(here, reader):
     assert "0.10" in reader.text_of("#difference")
 
 
-@one_width
+@on_a_laptop
 @pytest.mark.parametrize("size", [(740, 360), (640, 400)])  # a phone on its side; a zoom of 200 %
 def test_text_slider_and_bars_are_in_sight_together(here, reader, size):
     reader.open()
@@ -380,6 +382,7 @@ def test_text_slider_and_bars_are_in_sight_together(here, reader, size):
     assert reader.value(top.format("#bars li:nth-child(3)", "bottom")) <= height
 
 
+@on_a_laptop
 def test_every_probability_names_its_temperature(here, reader):
     reader.open()
     reader.type_prompt("KING: m")
@@ -416,6 +419,7 @@ def test_attention_on_the_page_equals_pytorch(here, reader):
     assert "layer 2, head 2" in reader.text_of("#readout")
 
 
+@on_a_laptop
 def test_keyboard_alone_is_enough(here, reader):
     reader.open()
     reached = []
@@ -443,7 +447,7 @@ def test_keyboard_alone_is_enough(here, reader):
     reader.until(lambda: len(reader.text()) == 2)
 
 
-@one_width
+@on_a_laptop
 def test_policy_stops_every_connection(here, reader):
     reader.open()
     fetch = "fetch(arguments[0]).then(() => 'connected', () => 'refused')"
@@ -453,7 +457,7 @@ def test_policy_stops_every_connection(here, reader):
     assert str(reader.problems()).count("Content Security Policy") >= 2
 
 
-@one_width
+@on_a_laptop
 def test_hostile_text_is_shown_as_text(here, reader):
     change_checkpoint(make_strange)
     reader.open()
@@ -463,7 +467,7 @@ def test_hostile_text_is_shown_as_text(here, reader):
     assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))
 
 
-@one_width
+@on_a_laptop
 @pytest.mark.parametrize("network", ["bigram", "mlp"])
 def test_ancestors_have_a_page_too(workspace, reader, network):
     train.main([*TINY, f"--network={network}"])

@@ -16,8 +16,9 @@ sys.path.append(str(ROOT / "tools"))
 import lecture
 
 import prepare_shakespeare
-from quill import log
-from study import checks
+import train
+from quill import log, processes
+from study import checks, compare
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,7 +30,7 @@ SHORT = ["--max_iters=3", "--eval_interval=2", "--eval_iters=1"]
 TINY = [*SHORT, "--n_layer=1", "--n_embd=24", "--n_hidden=32", "--block_size=24", "--batch_size=4"]
 ADDED = dict.fromkeys(("train.py", "dry_run", "overfit_batch", "find_lr"), TINY)
 ADDED["sample.py"] = ["--max_new_tokens=20"]
-ADDED["compare"] = [*TINY, "--learning_rate=1e-3", "--seeds=2"]  # in place of several values
+ADDED["compare"] = [*TINY, "--learning_rate=1e-3", "--seeds=1"]  # in place of several values
 MODULES = {"-m study": "study.__main__", "-m page": "page.page"}
 
 
@@ -80,6 +81,8 @@ def test_commands_of_a_page_work_in_the_order_of_the_page(clone, monkeypatch, pa
     monkeypatch.setattr(checks, "RATE_STEPS", 30)
     monkeypatch.setattr(checks, "OVERFIT_STEPS", 100)
     monkeypatch.setattr(log, "plot_loss", lambda *arguments: None)  # half of such a run's time
+    monkeypatch.setattr(compare, "train_one", train.main)  # a process takes seconds to start
+    monkeypatch.setattr(processes.signal, "signal", lambda *_: None)  # not in the main thread
     prepare_shakespeare.main(["--source=text.txt"])
     commands = lecture.find_commands(read(page))
     quick_start = "python train.py config/shakespeare_cpu.py"
