@@ -597,6 +597,7 @@ class AttentionView {
   constructor(page) {
     this.page = page;
     this.maps = [];
+    this.drawn = 0; // when
     const look = { width: MOST_IN_CHOSEN, height: MOST_IN_CHOSEN, "aria-hidden": "true" };
     this.chosen = by_id("chosen_map").appendChild(element("canvas", look)).getContext("2d");
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page.draw_soon());
@@ -669,8 +670,11 @@ class AttentionView {
   }
 
   draw() {
-    if (!this.maps.length) return;
     const { page } = this;
+    // While the page writes, the maps are drawn ten times a second: in each frame, frames come late.
+    const soon = page.pending && performance.now() - this.drawn < 100;
+    if (!this.maps.length || soon) return;
+    this.drawn = performance.now();
     const last = page.pointed_index();
     const color = getComputedStyle(document.documentElement).getPropertyValue("--accent").trim();
     this.color = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
