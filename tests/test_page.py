@@ -81,7 +81,7 @@ def test_javascript_logits_and_attention_equal_pytorch(settings):
             assert (torch.tensor(record["attention"]) - expected).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("prompt_length", [1, 9, 16, 40])
+@pytest.mark.parametrize("prompt_length", [1, 40])
 def test_javascript_writes_the_text_that_pytorch_writes(js, prompt_length):
     """300 characters: within the first window and past it."""
     idx, logits = random_ids(js.network, rows=1, length=prompt_length), []
