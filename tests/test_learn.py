@@ -272,7 +272,8 @@ def test_network_learns_in_the_page_pauses_and_is_kept(reader, tmp_path):
     reader.click("#learn")
     reader.until(lambda: loss_of(reader) < 4.5)
     noise = reader.text_of("#sample")
-    reader.until(lambda: loss_of(reader) < 2.7 and reader.text_of("#loss .counted + text"))
+    # Below the line of counted 2-grams, 2.41 for this text.
+    reader.until(lambda: loss_of(reader) < 2.4 and reader.text_of("#loss .counted + text"))
     bigram = reader.value("JSON.parse(document.querySelector('#data').textContent).counted")
     assert bigram is None  # the data of the file stay as they were
     reader.click("#hold")
