@@ -40,6 +40,7 @@ from torch.nn import functional as F
 import train
 from ancestors import build
 from model import CausalSelfAttention, generate
+from page.page import SIZES
 from prepare_shakespeare import open_dataset
 from quill import hardware
 from quill.checkpoint import save
@@ -448,7 +449,6 @@ requestAnimationFrame(function frame(time) {
 """
 
 
-LEARNED = ["seconds", "a minute", "some minutes"]  # the sizes in docs/quillgpt.html
 # Press Learn, and move the slider in every frame: count the late ones.
 LEARNING = """
 const slider = document.getElementById("temperature");
@@ -522,7 +522,7 @@ def measure_page():
     products = driver.execute_script(PRODUCTS)
     rows = [[name, f"{fast:.1f}", f"{plain:.1f}"] for name, fast, plain in products]
     table(["product of matrices, GFLOP/s on one core", "WebAssembly", "JavaScript"], rows)
-    rows = [[name, *learn_in_page(driver, number)] for number, name in enumerate(LEARNED)]
+    rows = [[name, *learn_in_page(driver, number)] for number, (name, _) in enumerate(SIZES)]
     driver.quit()
     columns = ["s from the click", "validation loss", "frames later than 50 ms"]
     table(["docs/quillgpt.html learns Tiny Shakespeare for", *columns], rows)

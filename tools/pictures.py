@@ -63,7 +63,7 @@ def set_size(driver, height):
 
 def wait_for(driver, words, place="status"):
     """Wait until a status line of the page has these words."""
-    end = time.monotonic() + 600
+    end = time.monotonic() + 1800  # a network that learns for "some minutes" on a slow processor
     while words not in driver.find_element("id", place).text:
         if time.monotonic() > end:
             raise TimeoutError(f"the page does not say {words!r}")
