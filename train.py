@@ -24,10 +24,10 @@ import torch
 from ancestors import build
 from model import GPTConfig, generate
 from prepare_shakespeare import open_dataset
-from quill import checkpoint, hardware, log, processes
+from quill import checkpoint, hardware, log, parallel
 from quill.files import locked
 from quill.muon import Muon
-from quill.processes import RANK, WORLD
+from quill.parallel import RANK, WORLD
 from quill.settings import read_settings
 from quill.terminal import UserError, quoted, run_main, show
 from tokenizer import Tokenizer
@@ -174,13 +174,6 @@ def check_schedule(config):
         show(f"note: a warm-up of {config.warmup_iters} steps leaves no decay before step {end}")
 
 
-def set_lr(optimizers, factor):
-    """Set every learning rate to its peak times a factor."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-
-
 def configure_optimizers(network, config):
     """AdamW for all parameters; or Muon for the matrices inside the blocks, AdamW for the rest.
 
@@ -207,37 +200,85 @@ def configure_optimizers(network, config):
     if muon:
         group = {"params": in_blocks, "initial_lr": config.muon_learning_rate, **decay}
         optimizers.append(Muon([group], network.dtype, momentum=config.beta1))
-    return optimizers
+    return Optimizers(optimizers, network)
 
 
-def train_step(network, optimizers, scaler, windows, config):
-    """One step of gradient descent on get_batch()'s windows. Returns this process's mean loss in
-    nats, as a tensor: reading it would make a GPU wait.
+class Optimizers:
+    """One or two optimizers and the loss scaling of float16, as one: all that a step needs."""
 
-    network: may be compiled, or wrapped for several processes, each of which takes an equal part of
-    a batch. scaler: for float16, it scales the loss up so that gradients do not underflow, and
-    skips a step whose gradients are infinite; for other dtypes it does nothing.
+    def __init__(self, optimizers, network):
+        self.optimizers = optimizers
+        # It scales the loss up, so that gradients in float16 do not underflow, and skips a step
+        # whose gradients are infinite. For other dtypes it does nothing.
+        device = next(network.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=network.dtype == torch.float16)
+
+    def set_lr(self, factor):
+        """Set every learning rate to its peak times a factor."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def step(self, parameters, gradients, grad_clip):
+        """Move the parameters against their gradients, after clipping these."""
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        if grad_clip > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, grad_clip)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def state_dict(self):
+        """What load_state_dict() takes, as plain values and tensors."""
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {"optimizers": states, "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, saved):
+        """Put the averages back. Learning rates, betas and weight decay are those that apply now."""
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+        if self.scaler.is_enabled() and saved["scaler"]:  # empty if it was not float16 until now
+            self.scaler.load_state_dict(saved["scaler"])
+
+
+def gradients(network, parameters, windows, share, scaler):
+    """A part's share of the loss of its batch, in nats, and the gradients of this share: one tensor
+    for the loss and one for each parameter. windows: (N, block_size + 1)."""
+    x, y = windows[:, :-1], windows[:, 1:]  # 2 x (N, T): the targets y are what follows each of x
+    _, loss = network(x, y)
+    loss = loss * share
+    found = torch.autograd.grad(scaler.scale(loss), parameters, materialize_grads=True)
+    return [loss.detach(), *found]
+
+
+def train_step(network, optimizer, windows, config, step):
+    """One step of gradient descent on get_batch()'s windows. Returns their mean loss in nats, as a
+    tensor: reading it would make a GPU wait.
+
+    The gradient of a batch is the sum of the gradients of its parts. Some are computed one after
+    the other (gradient accumulation), some side by side (threads), some elsewhere (processes).
     """
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    total = 0.0
-    batches = windows.split(config.batch_size)  # (batch_size, block_size + 1) each
-    for number, batch in enumerate(batches, start=1):
-        batch = processes.own_part(batch)  # (batch_size / WORLD, block_size + 1)
-        x, y = batch[:, :-1], batch[:, 1:]  # the targets y are the characters that follow
-        with processes.averaging_gradients(network, now=number == len(batches)):
-            _, loss = network(x, y)
-            loss = loss / len(batches)
-            scaler.scale(loss).backward()
-        total = total + loss.detach()
-    for optimizer in optimizers:
-        scaler.unscale_(optimizer)
-    if config.grad_clip > 0:
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
-    for optimizer in optimizers:
-        scaler.step(optimizer)
-    scaler.update()
-    return total
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def of_part(numbered):
+        number, part = numbered
+        hardware.seed_dropout(part.device, config.seed, step, number)
+        size = math.ceil(len(part) / config.gradient_accumulation_steps)
+        total = None
+        for piece in part.split(size):
+            share = len(piece) / len(windows)
+            found = gradients(network, parameters, piece, share, optimizer.scaler)
+            total = torch._foreach_add(total, found) if total else found
+        return total
+
+    parts = parallel.side_by_side(of_part, parallel.split(windows), windows.device)
+    loss, *total = parallel.summed(list(parts))
+    optimizer.step(parameters, total, config.grad_clip)
+    return loss
 
 
 # --- An evaluation: both losses, a sample, and what is saved ----------------------------------
@@ -255,25 +296,26 @@ class State:
     losses: list = field(default_factory=list)  # [step, loss of its batch] of each progress line
 
 
-@torch.no_grad()
 def estimate_loss(network, batches, skipped=0):
     """The mean cross-entropy in nats per character over batches of windows, without dropout. The
     first `skipped` predictions of each window do not count: they have the least context."""
     network.eval()
-    total, count = 0.0, 0
-    for i, windows in enumerate(batches):  # (B, T + 1)
-        if i % WORLD == RANK:  # each process takes every WORLD-th batch
-            x, y = windows[:, :-1], windows[:, 1:].clone()
-            y[:, :skipped] = -100  # which PyTorch's cross-entropy ignores
-            _, loss = network(x, y)
-            counted = y[:, skipped:].numel()
-            total, count = total + loss.item() * counted, count + counted
+
+    @torch.no_grad()  # here, because each thread has a setting of its own
+    def measure(windows):  # (B, T + 1)
+        x, y = windows[:, :-1], windows[:, 1:].clone()
+        y[:, :skipped] = -100  # which PyTorch's cross-entropy ignores
+        _, loss = network(x, y)
+        counted = y[:, skipped:].numel()
+        return loss.item() * counted, counted
+
+    device = next(network.parameters()).device
+    results = list(parallel.side_by_side(measure, batches, device))
     network.train()
-    total, count = processes.summed([total, count])
-    return total / count
+    return sum(loss for loss, _ in results) / sum(count for _, count in results)
 
 
-def evaluate(network, optimizers, scaler, splits, meta, config, state):
+def evaluate(network, optimizer, splits, meta, config, state):
     """Measure both losses, write a sample, and save the run. The best weights so far are also saved
     by themselves.
 
@@ -295,7 +337,7 @@ def evaluate(network, optimizers, scaler, splits, meta, config, state):
     if RANK > 0:
         return
     sample = state.samples[state.step] = short_sample(network, meta["vocab"], splits["val"].device)
-    checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
+    checkpoint.save("last.pt", network, config, meta, state, optimizer)
     if best:
         checkpoint.save("ckpt.pt", network, config, meta, state)
     with log.optional():
@@ -325,46 +367,43 @@ def check_finite(number, config, state):
         raise UserError(f"step {state.step}: the loss is no longer a finite number; {advice}")
 
 
-def train(network, optimizers, scaler, splits, meta, config, state, stop):
-    """Train to max_iters, or until stop, a processes.StopRequest, has received a signal. Returns
+def train(network, optimizer, splits, meta, config, state, stop):
+    """Train to max_iters, or until stop, a parallel.StopRequest, has received a signal. Returns
     that signal's number, or 0."""
-    processes.check_batch_size(config.batch_size)
     check_schedule(config)
-    trained = processes.wrapped(network)  # the same parameters; averages their gradients
+    forward = network
     if config.compile:
         batch = get_batch(splits["train"], config, step=0)[: config.batch_size]
-        trained = hardware.compiled(trained, processes.own_part(batch))
+        forward = hardware.compiled(network, batch)
     started = time.perf_counter() - state.seconds
-    log_step, log_usage, noted = state.step, hardware.usage(), False
+    log_step, log_time = state.step, time.perf_counter()
     while True:
         last, signal = state.step >= config.max_iters, stop.received()
         extra = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
         if last or state.step % config.eval_interval == 0:
-            evaluate(network, optimizers, scaler, splits, meta, config, state)
-            log_step, log_usage = state.step, hardware.usage()
+            evaluate(network, optimizer, splits, meta, config, state)
+            log_step, log_time = state.step, time.perf_counter()
         elif signal or extra:
             check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
             if RANK == 0:
-                checkpoint.save("last.pt", network, config, meta, state, optimizers, scaler)
+                checkpoint.save("last.pt", network, config, meta, state, optimizer)
         if last:
             return 0
         if signal:
             return signal
 
-        # Like the batch, dropout's randomness follows from the step; it differs by process.
-        torch.manual_seed(config.seed + state.step + RANK * config.max_iters)
         factor = get_lr(state.step, config)
-        set_lr(optimizers, factor)
+        optimizer.set_lr(factor)
         windows = get_batch(splits["train"], config, state.step)
-        loss = train_step(trained, optimizers, scaler, windows, config)
+        loss = train_step(forward, optimizer, windows, config, state.step)
         state.step += 1
         state.seconds = time.perf_counter() - started
 
         if state.step % config.log_interval == 0 or state.step == config.max_iters:
-            loss = processes.summed([loss.item()])[0] / WORLD
+            loss = loss.item()
             check_finite(loss, config, state)
             state.losses.append([state.step, loss])
-            seconds = (time.perf_counter() - log_usage[0]) / (state.step - log_step)  # for one step
+            seconds = (time.perf_counter() - log_time) / (state.step - log_step)  # for one step
             left = timedelta(seconds=round((config.max_iters - state.step) * seconds))
             show(
                 f"step {state.step}/{config.max_iters} | loss {loss:.4f} | "
@@ -372,18 +411,15 @@ def train(network, optimizers, scaler, splits, meta, config, state, stop):
                 f"{tokens_per_step(config) / seconds:,.0f} tokens/s | {left} left",
                 passing=True,
             )
-            if not noted and hardware.cores_are_taken(log_usage):
-                noted, fewer = True, torch.get_num_threads() // 2
-                show(f"note: other programs slow each step down; try OMP_NUM_THREADS={fewer}")
-            log_step, log_usage = state.step, hardware.usage()
+            log_step, log_time = state.step, time.perf_counter()
 
 
 def set_up(given):
     """Build all that train() takes. given: {name: value}, from the recipe and the command line."""
     asked = Config(**given)  # says which checkpoint to start from, which passes on settings
-    saved, resume = processes.from_first_process(checkpoint.starting_point, asked)
+    saved, resume = parallel.from_first_process(checkpoint.starting_point, asked)
     config = Config(**checkpoint.inherited(saved, given, resume) | given)
-    device = processes.own_device(hardware.pick_device(config.device))
+    device = parallel.own_device(hardware.pick_device(config.device))
 
     meta, paths = open_dataset(config.dataset)
     splits = {split: Tokens(path, device) for split, path in paths.items()}
@@ -406,13 +442,11 @@ def set_up(given):
     size = sum(parameter.numel() for parameter in network.parameters())
     show(f"network: {config.network}, {size:,} parameters, on {device} in {network.dtype}")
 
-    optimizers = configure_optimizers(network, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=network.dtype == torch.float16)
-    state = State()
+    optimizer, state = configure_optimizers(network, config), State()
     if resume:
         state = State(**saved["state"])
-        checkpoint.restore(saved, optimizers, scaler)
-    return network, optimizers, scaler, splits, meta, config, state
+        checkpoint.restore(saved, optimizer)
+    return network, optimizer, splits, meta, config, state
 
 
 def main(arguments):
@@ -420,11 +454,11 @@ def main(arguments):
     given = read_settings(Config, arguments, "train.py", **options)
     recipe = given.pop("recipe", "run")
     folder = given["out_dir"] = given.get("out_dir") or f"out/{Path(recipe).stem}"
-    processes.join_processes()
+    parallel.join_processes()
     writes = RANK == 0 and not given.get("eval_only")
     lock = locked(folder) if writes else contextlib.nullcontext()
     with hardware.errors_explained(), lock:
-        network, optimizers, scaler, splits, meta, config, state = set_up(given)
+        network, optimizer, splits, meta, config, state = set_up(given)
         if config.eval_only:
             for split, tokens in splits.items():
                 loss = estimate_loss(network, tokens.in_order(config.block_size))
@@ -436,12 +470,12 @@ def main(arguments):
                     batches = tokens.in_order(config.block_size, overlap=half)
                     loss = estimate_loss(network, batches, skipped=half)
                     show(f"       {loss:.4f} nats with at least {half} characters of context")
-            return processes.leave_processes()
+            return parallel.leave_processes()
         rest = "" if state.step < config.max_iters else "; a larger --max_iters would go further"
         show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
-        with processes.StopRequest() as stop:
-            signal = train(network, optimizers, scaler, splits, meta, config, state, stop)
-    processes.leave_processes()
+        with parallel.StopRequest() as stop:
+            signal = train(network, optimizer, splits, meta, config, state, stop)
+    parallel.leave_processes()
     if signal:
         command = f"python train.py --init_from=resume --out_dir={quoted(folder)}"
         show(f"stopped after step {state.step}, and saved; to go on:  {command}")

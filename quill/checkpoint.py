@@ -27,16 +27,16 @@ from quill.files import reading, replacing
 from quill.terminal import UserError, show
 from tokenizer import Tokenizer, list_characters
 
-FORMAT = 6  # raise it whenever the format changes
+FORMAT = 7  # raise it whenever the format changes
 # The settings that the weights were trained for: they cannot be changed.
 ARCHITECTURE = {field.name for field in fields(GPTConfig)} - {"dropout"}
 ARCHITECTURE |= {"network", "n_hidden"}
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not inherit these
 
 
-def save(name, network, config, meta, state, optimizers=(), scaler=None):
+def save(name, network, config, meta, state, optimizer=None):
     """Write a checkpoint into config.out_dir: all that sampling from a network needs; with the
-    optimizers and the scaler, all that a resume needs. meta: the dataset's meta.json."""
+    optimizer, all that a resume needs. meta: the dataset's meta.json."""
     checkpoint = {
         "format": FORMAT,
         "code": fingerprint(type(network).__module__),
@@ -45,9 +45,8 @@ def save(name, network, config, meta, state, optimizers=(), scaler=None):
         "meta": meta,
         "state": asdict(state),
     }
-    if optimizers:
-        checkpoint["optimizers"] = [optimizer.state_dict() for optimizer in optimizers]
-        checkpoint["scaler"] = scaler.state_dict()
+    if optimizer:
+        checkpoint["optimizer"] = optimizer.state_dict()
     buffer = io.BytesIO()  # torch.save would hide the error of a full disk
     torch.save(checkpoint, buffer)
     with replacing(Path(config.out_dir) / name) as file:
@@ -215,12 +214,7 @@ def check_same_data(checkpoint, meta, resume):
         )
 
 
-def restore(checkpoint, optimizers, scaler):
-    """Put the optimizers into the state in which they were saved. Their learning rates, betas and
-    weight decay are those that apply now."""
+def restore(checkpoint, optimizer):
+    """Put an optimizer into the state in which it was saved."""
     with reading("last.pt", maker="train.py"):
-        for optimizer, saved in zip(optimizers, checkpoint["optimizers"], strict=True):
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-        if scaler.is_enabled() and checkpoint["scaler"]:  # empty if it was not float16 until now
-            scaler.load_state_dict(checkpoint["scaler"])
+        optimizer.load_state_dict(checkpoint["optimizer"])

@@ -6,18 +6,16 @@ import ctypes
 import inspect
 import math
 import sys
-import time
+import threading
 
+import numpy as np
 import torch
 import torch.nn as nn
 from torch.optim import AdamW, Optimizer
 
 from quill.terminal import UserError, show
 
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+THREADS = torch.get_num_threads()  # a thread for each core, unless OMP_NUM_THREADS says otherwise
 
 # --- Device and dtype -------------------------------------------------------------------------
 
@@ -81,27 +79,21 @@ def errors_explained():
         ) from error
 
 
-# --- A busy machine ---------------------------------------------------------------------------
-
-
-def usage():
-    """What this process has used so far: (wall time, CPU time of all threads, and how often a
-    thread was taken off its core for another program). The times are in seconds."""
-    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
-    return time.perf_counter(), time.process_time(), switches
-
-
-def cores_are_taken(before):
-    """Whether other programs run on cores that PyTorch's threads need: each product then waits for
-    its slowest thread. before: usage() a moment ago. On two cores, threads that have them use 1.9
-    seconds of CPU time per second and are interrupted 40 times; beside one busy program, 1.0
-    seconds and 220 times. A small network needs no second core, but then nothing interrupts it."""
-    seconds, used, switches = (b - a for a, b in zip(before, usage(), strict=True))
-    threads = torch.get_num_threads()
-    return threads > 1 and used < 0.75 * threads * seconds and switches > 80 * seconds
-
-
 # --- Training ---------------------------------------------------------------------------------
+
+dropout_of = threading.local()  # .generator: that of the part that this thread computes
+
+
+def seed_dropout(device, seed, step, part):
+    """Let dropout's randomness follow from the seed, the step and the number of a part of its
+    batch: whichever thread computes the part draws the same numbers."""
+    # Not a part of 0: numpy takes [seed, step, 0] for [seed, step], from which the batch is drawn.
+    number = int(np.random.default_rng([seed, step, 1 + part]).integers(2**63))
+    if device.type == "cpu":  # PyTorch's own generator is shared by all threads
+        dropout_of.generator = torch.Generator().manual_seed(number)
+    else:
+        torch.manual_seed(number)
+
 
 PIECE = 1 << 19  # factors at a time: 1 MB in bfloat16 stays in a core's cache
 
@@ -122,10 +114,11 @@ class FastDropout(nn.Module):
     def forward(self, x):
         if not self.training or self.zeroed == 0:
             return x
+        generator = getattr(dropout_of, "generator", None)  # None: PyTorch's own
         factors = torch.empty(x.numel(), dtype=x.dtype)  # each 0 or the scale
         for piece in factors.split(PIECE):
             words = torch.empty(math.ceil(piece.numel() / 8), dtype=torch.int64)
-            words.random_(-(2**63), None)  # 8 random bytes in each
+            words.random_(-(2**63), None, generator=generator)  # 8 random bytes in each
             draws = words.view(torch.uint8)[: piece.numel()]  # each in 0 .. 255
             piece.copy_(draws.ge_(self.zeroed)).mul_(self.scale)
         return x * factors.view(x.shape)
@@ -167,6 +160,9 @@ def for_training(network, device, dtype):
     network.dtype = dtype
     if device.type == "cpu":
         swap(network, nn.Dropout, lambda dropout: FastDropout(dropout.p))
+        # The parts of a batch are computed side by side (quill/parallel.py). Between them, further
+        # threads would wait for more work by spinning, on the cores that the parts need.
+        torch.set_num_threads(1)
     if device.type == "cuda":  # float32 products in TF32, with 10 bits of precision
         torch.set_float32_matmul_precision("high")
 
@@ -212,7 +208,8 @@ class PackedLinear(nn.Module):
 def for_sampling(network, device, dtype_name):
     """Move a network to a device, in the dtype of that name, as it generates fastest there; it can
     no longer be trained. On a CPU, auto is bfloat16 for a large network only: a product in bfloat16
-    reads half of the memory, but takes longer to start."""
+    reads half of the memory, but takes longer to start. A small network gains nothing from a second
+    thread, and would wait for it beside other programs."""
     large = network.config.n_embd >= PACKED_FROM
     dtype = pick_dtype(dtype_name, device)
     if dtype_name == "auto" and device.type == "cpu" and not large:
@@ -220,6 +217,7 @@ def for_sampling(network, device, dtype_name):
     network.to(device, dtype)
     network.dtype = dtype
     swap(network, nn.Dropout, lambda dropout: nn.Identity())  # idle, but not for free
+    torch.set_num_threads(THREADS if large else 1)
     if device.type == "cpu" and large and torch.backends.mkldnn.is_available():
         # Not every build of PyTorch has the operators, for every dtype.
         with contextlib.suppress(AttributeError, RuntimeError):

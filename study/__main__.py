@@ -9,7 +9,7 @@ None of them changes a run.
 
 import quill  # noqa: F401 (before torch, which reads what it sets)
 from quill.hardware import errors_explained
-from quill.processes import WORLD
+from quill.parallel import WORLD
 from quill.terminal import UsageError, UserError, did_you_mean, run_main
 from study import checks, counting, example, plots
 from study.compare import compare

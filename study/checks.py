@@ -35,7 +35,7 @@ def set_up(arguments, study):
 
 def dry_run(arguments):
     """Print where the parameters are, and how long a step and the whole run take."""
-    network, optimizers, scaler, splits, _, config, _ = set_up(arguments, "dry_run")
+    network, optimizer, splits, _, config, _ = set_up(arguments, "dry_run")
     counts = parameters_by_part(network)
     total = sum(counts.values())
     for part, count in counts.items():
@@ -49,7 +49,7 @@ def dry_run(arguments):
     while len(seconds) < 5 or (sum(seconds) < 2 and len(seconds) < 50):
         start = time.perf_counter()
         windows = train.get_batch(splits["train"], config, step=len(seconds))
-        train.train_step(forward, optimizers, scaler, windows, config).item()  # waits for a GPU
+        train.train_step(forward, optimizer, windows, config, len(seconds)).item()  # a GPU too
         seconds.append(time.perf_counter() - start)
     step = statistics.median(seconds)
     start = time.perf_counter()
@@ -104,13 +104,13 @@ LEARNED = 2 / 3  # of the first loss
 
 def overfit_batch(arguments):
     """Train on a single batch again and again: a network that works memorizes it."""
-    network, optimizers, scaler, splits, _, config, _ = set_up(arguments, "overfit_batch")
+    network, optimizer, splits, _, config, _ = set_up(arguments, "overfit_batch")
     windows = train.get_batch(splits["train"], config, step=0)
-    train.set_lr(optimizers, 1.0)
+    optimizer.set_lr(1.0)
     network.eval()  # no dropout: here, overfitting is the aim
     losses = []
     for step in range(OVERFIT_STEPS + 1):
-        losses.append(train.train_step(network, optimizers, scaler, windows, config).item())
+        losses.append(train.train_step(network, optimizer, windows, config, step).item())
         if step % 50 == 0:
             show(f"step {step}: loss {losses[-1]:.4f}")
         if losses[-1] < MEMORIZED:
@@ -137,12 +137,12 @@ def find_lr(arguments):
 
     Source: Smith 2015, https://arxiv.org/abs/1506.01186.
     """
-    network, optimizers, scaler, splits, _, config, _ = set_up(arguments, "find_lr")
+    network, optimizer, splits, _, config, _ = set_up(arguments, "find_lr")
     rates, losses, average = [], [], 0.0
     for step, rate in enumerate(np.geomspace(LOWEST_RATE, HIGHEST_RATE, RATE_STEPS)):
-        train.set_lr(optimizers, rate / config.learning_rate)
+        optimizer.set_lr(rate / config.learning_rate)
         windows = train.get_batch(splits["train"], config, step)
-        loss = train.train_step(network, optimizers, scaler, windows, config).item()
+        loss = train.train_step(network, optimizer, windows, config, step).item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smooth = average / (1 - SMOOTHING ** (step + 1))  # since the average started at 0
         if not smooth < min(losses, default=math.inf) + 1:  # it has blown up, perhaps to nan

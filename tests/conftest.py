@@ -92,8 +92,8 @@ def tiny_config(*changes):
 
 
 def tiny_training(*changes):
-    """(network, optimizers, scaler, splits, config) of a fresh run with the settings of TINY and
-    changes, in a workspace: what the functions of train.py take."""
+    """(network, optimizer, splits, config) of a fresh run with the settings of TINY and changes, in
+    a workspace: what the functions of train.py take."""
     import prepare_shakespeare
     import train
     from ancestors import build
@@ -104,10 +104,9 @@ def tiny_training(*changes):
     torch.manual_seed(config.seed)
     network = build(config, len(meta["vocab"]))
     hardware.for_training(network, cpu, hardware.pick_dtype(config.dtype, cpu))
-    optimizers = train.configure_optimizers(network, config)
-    scaler = torch.amp.GradScaler("cpu", enabled=config.dtype == "float16")
+    optimizer = train.configure_optimizers(network, config)
     splits = {split: train.Tokens(path, cpu) for split, path in paths.items()}
-    return network, optimizers, scaler, splits, config
+    return network, optimizer, splits, config
 
 
 def log_rows(folder):

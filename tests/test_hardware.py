@@ -54,21 +54,6 @@ def test_any_other_error_passes_as_it_is():
         raise RuntimeError("CUDA error: an illegal memory access")
 
 
-# --- A busy machine ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("threads", "used", "switches", "taken"),
-    [(2, 1.0, 220, True), (2, 1.9, 220, False), (2, 1.0, 5, False), (1, 1.0, 220, False)],
-)
-def test_cores_are_taken_if_threads_that_need_them_are_interrupted_and_wait(
-    monkeypatch, threads, used, switches, taken
-):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(hardware, "usage", lambda: (101.0, 20 + used, 300 + switches))
-    assert hardware.cores_are_taken(before=(100.0, 20.0, 300)) is taken
-
-
 # --- Training ---------------------------------------------------------------------------------
 
 

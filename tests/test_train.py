@@ -17,7 +17,7 @@ from quill.checkpoint import load, read_checkpoint
 from quill.muon import Muon
 from quill.settings import read_settings
 from quill.terminal import UserError
-from train import Config, Tokens, estimate_loss, get_batch, get_lr, set_lr, train_step
+from train import Config, Tokens, estimate_loss, get_batch, get_lr, train_step
 
 CPU = torch.device("cpu")
 
@@ -163,33 +163,33 @@ def test_the_rate_is_between_zero_and_its_peak_whatever_the_warmup():
 # --- The optimizers and a step ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_each_parameter_has_one_optimizer_and_only_matrices_decay(optimizer):
-    config = Config(optimizer=optimizer, weight_decay=0.3, learning_rate=0.1, bias=True)
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_each_parameter_has_one_optimizer_and_only_matrices_decay(kind):
+    config = Config(optimizer=kind, weight_decay=0.3, learning_rate=0.1, bias=True)
     network = GPT(config, vocab_size=11)
-    optimizers = train.configure_optimizers(network, config)
-    set_lr(optimizers, 0.5)
-    groups = [(built, group) for built in optimizers for group in built.param_groups]
+    optimizer = train.configure_optimizers(network, config)
+    optimizer.set_lr(0.5)
+    groups = [(built, group) for built in optimizer.optimizers for group in built.param_groups]
     found = {p: (type(built), group) for built, group in groups for p in group["params"]}
     assert sum(len(group["params"]) for _, group in groups) == len(found)
     for name, parameter in network.named_parameters():
-        kind, group = found.pop(parameter)
+        built, group = found.pop(parameter)
         assert group["weight_decay"] == (0.3 if parameter.dim() == 2 else 0.0), name
-        in_muon = optimizer == "muon" and name.startswith("blocks.") and parameter.dim() == 2
-        assert kind is (Muon if in_muon else torch.optim.AdamW), name
+        in_muon = kind == "muon" and name.startswith("blocks.") and parameter.dim() == 2
+        assert built is (Muon if in_muon else torch.optim.AdamW), name
         assert group["lr"] == 0.5 * (config.muon_learning_rate if in_muon else 0.1)
     assert not found
 
 
 def one_step(*changes, scale=None):
     """(the network, its weights before, the loss, the gradient's norm) after a step of training."""
-    network, optimizers, scaler, splits, config = tiny_training(*changes)
+    network, optimizer, splits, config = tiny_training(*changes)
     if scale:
-        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    set_lr(optimizers, 1.0)
+        optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    optimizer.set_lr(1.0)
     before = [parameter.detach().clone() for parameter in network.parameters()]
     windows = get_batch(splits["train"], config, 0)
-    loss = train_step(network, optimizers, scaler, windows, config)
+    loss = train_step(network, optimizer, windows, config, 0)
     norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters()]).item()
     return network, before, loss.item(), norm
 
@@ -221,7 +221,7 @@ def test_float16_skips_a_step_whose_gradient_is_infinite(workspace, optimizer):
 
 
 def test_the_loss_of_a_split_is_the_mean_over_its_characters_without_dropout(workspace):
-    network, _, _, splits, _ = tiny_training("--dropout=0.5")
+    network, _, splits, _ = tiny_training("--dropout=0.5")
     found = [estimate_loss(network, splits["val"].in_order(16)) for _ in range(2)]
     assert found[0] == found[1] and network.training
     network.eval()
@@ -232,7 +232,7 @@ def test_the_loss_of_a_split_is_the_mean_over_its_characters_without_dropout(wor
 
 
 def test_the_loss_with_context_leaves_out_the_first_predictions_of_each_window(workspace):
-    network, _, _, splits, _ = tiny_training()
+    network, _, splits, _ = tiny_training()
     found = estimate_loss(network, splits["val"].in_order(16, overlap=8), skipped=8)
     ids, losses = torch.from_numpy(splits["val"].ids.astype(np.int64)), []
     network.eval()

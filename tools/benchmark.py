@@ -202,7 +202,7 @@ def our_training(pipe, arguments):
     """train.py's step, as often as asked for."""
     given = {**read_given(arguments), "overwrite": True}  # nothing is: this writes no file
     with contextlib.redirect_stdout(sys.stderr):
-        network, optimizers, scaler, splits, _, config, _ = train.set_up(given)
+        network, optimizer, splits, _, config, _ = train.set_up(given)
     tokens = splits["train"]
     forward = hardware.compiled(network, train.get_batch(tokens, config, step=0))
     numbers = count()
@@ -210,10 +210,9 @@ def our_training(pipe, arguments):
     def steps(number):
         for _ in range(number):
             step = next(numbers)
-            torch.manual_seed(config.seed + step)
-            train.set_lr(optimizers, train.get_lr(step, config))
+            optimizer.set_lr(train.get_lr(step, config))
             windows = train.get_batch(tokens, config, step)
-            train.train_step(forward, optimizers, scaler, windows, config)
+            train.train_step(forward, optimizer, windows, config, step)
 
     serve(pipe, steps)
 

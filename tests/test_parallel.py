@@ -1,11 +1,12 @@
-"""quill/processes.py: several processes are one run, and a run that is stopped is saved."""
+"""quill/parallel.py: several processes are one run, and a run that is stopped is saved."""
 
 import contextlib
+import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from conftest import ROOT, TINY, log_rows, outcome, stop_at, tiny_training
 
 import train
-from quill import processes
+from quill import hardware, parallel
 from quill.checkpoint import read_checkpoint
 from quill.terminal import UserError
 
@@ -34,11 +35,12 @@ def read_until(process, start):
 # --- Several processes ------------------------------------------------------------------------
 
 
-def torchrun(*arguments, restarts=0):
-    """train.py in two processes."""
+def torchrun(*arguments, restarts=0, threads=1):
+    """train.py in two parallel."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [f"--max-restarts={restarts}", str(ROOT / "train.py"), *TINY, *arguments]
-    return subprocess.Popen(command, **PIPES)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen(command, env=environment, **PIPES)
 
 
 def losses(folder):
@@ -74,22 +76,87 @@ def test_trouble_of_one_process_ends_both_with_one_line(workspace):
     assert f'File "{ROOT / "train.py"}' not in err  # no traceback of ours
 
 
-@pytest.mark.parametrize(("count", "batch", "nearest"), [(2, 7, 8), (4, 5, 4), (3, 1, 3)])
-def test_a_batch_that_does_not_divide_is_refused(workspace, monkeypatch, count, batch, nearest):
-    monkeypatch.setattr(processes, "WORLD", count)
-    *parts, config = tiny_training(f"--batch_size={batch}")
-    with pytest.raises(UserError, match=f"{batch} .*{count} .*{nearest}$"):
-        train.train(*parts, {}, config, train.State(), stop=None)
+# --- Parts ------------------------------------------------------------------------------------
 
 
-def test_each_process_takes_an_equal_part_of_a_batch(monkeypatch):
-    monkeypatch.setattr(processes, "WORLD", 3)
-    processes.check_batch_size(12)
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two workers, as on two cores; the programs that a test starts have them too."""
+    monkeypatch.setattr(parallel, "THREADS", 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
+DROPOUT_AND_MUON = ["--dropout=0.2", "--optimizer=muon", "--gradient_accumulation_steps=2"]
+
+
+@needs_torchrun
+def test_two_processes_of_one_thread_equal_one_process_of_two_threads(workspace, two_threads):
+    train.main([*TINY, *DROPOUT_AND_MUON, "--out_dir=threads"])
+    out, err = torchrun(*DROPOUT_AND_MUON, "--out_dir=processes", threads=1).communicate(
+        timeout=120
+    )
+    assert "done: " in out, err
+    assert outcome("threads") == outcome("processes")
+
+
+def test_a_run_in_two_threads_resumes_to_the_same_bytes(workspace, two_threads, monkeypatch):
+    train.main([*TINY, *DROPOUT_AND_MUON, "--out_dir=whole"])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
+        stop_at(patch, 4)
+        train.main([*TINY, *DROPOUT_AND_MUON, "--out_dir=parts"])
+    train.main(["--out_dir=parts", "--init_from=resume"])
+    assert outcome("parts") == outcome("whole")
+
+
+@pytest.mark.parametrize("threads", [2, 8])
+def test_a_batch_that_divides_unevenly_equals_one_part(workspace, monkeypatch, threads):
+    found = []
+    for count in (1, threads):
+        monkeypatch.setattr(parallel, "THREADS", count)
+        network, optimizer, splits, config = tiny_training("--batch_size=13")
+        windows = train.get_batch(splits["train"], config, 0)
+        loss = train.train_step(network, optimizer, windows, config, 0).item()
+        grads = [parameter.grad for parameter in network.parameters()]
+        whole = train.estimate_loss(network, splits["val"].in_order(16))
+        found.append([torch.tensor([loss, whole]), *grads])
+    for one, several in zip(*found, strict=True):
+        torch.testing.assert_close(one, several, atol=1e-6, rtol=1e-5)
+
+
+def test_each_part_of_each_step_and_seed_has_dropout_of_its_own():
+    draws, dropout = set(), hardware.FastDropout(0.5)
+    places = list(itertools.product(range(3), range(3), range(3)))
+    for seed, step, part in places + places:
+        hardware.seed_dropout(torch.device("cpu"), seed, step, part)
+        draws.add(tuple(dropout(torch.ones(64)).tolist()))
+    assert len(draws) == len(places)
+
+
+def test_an_error_in_a_part_ends_the_run_with_its_own_message(workspace, two_threads, monkeypatch):
+    def fails(network, parameters, windows, *rest):
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError("the third layer is missing")
+
+    monkeypatch.setattr(train, "gradients", fails)
+    with pytest.raises(ValueError, match="the third layer is missing"):
+        train.main(TINY)
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "WORLD", 3)
+    with pytest.raises(UserError, match="2 .*3 "):
+        parallel.split(torch.arange(2))
+
+
+def test_the_parts_of_all_processes_are_the_batch(monkeypatch):
+    monkeypatch.setattr(parallel, "THREADS", 2)
+    monkeypatch.setattr(parallel, "WORLD", 3)
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(processes, "RANK", rank)
-        parts.append(processes.own_part(torch.arange(12)))
-    assert torch.equal(torch.stack(parts), torch.arange(12).view(3, 4))
+        monkeypatch.setattr(parallel, "RANK", rank)
+        parts += parallel.split(torch.arange(13))
+    assert [number for number, _ in parts] == list(range(6))
+    assert torch.equal(torch.cat([part for _, part in parts]), torch.arange(13))
 
 
 # --- A run that is stopped --------------------------------------------------------------------
@@ -128,6 +195,13 @@ def test_a_second_ctrl_c_stops_at_once(workspace, monkeypatch):
         train.main(TINY)
 
 
+def test_a_run_in_a_thread_of_another_program_trains(workspace):
+    thread = threading.Thread(target=train.main, args=[TINY])
+    thread.start()
+    thread.join(60)
+    assert read_checkpoint("out/run/last.pt")["state"]["step"] == 9
+
+
 @pytest.mark.parametrize("stopped", [True, False])
 def test_signals_do_after_a_run_what_they_did_before(workspace, monkeypatch, stopped):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -144,43 +218,13 @@ def test_a_signal_in_the_last_step_lets_the_run_end(workspace, monkeypatch):
     assert read_checkpoint("out/run/last.pt")["state"]["step"] == 9
 
 
-# A step in two processes, with DistributedDataParallel in a cycle that Python does not look for.
-STEP = """
-import gc, os, torch
-from quill import processes
-gc.disable()
-processes.join_processes()
-network = processes.wrapped(torch.nn.Linear(2, 2))
-network(torch.ones(1, 2)).sum().backward()
-network.itself, network = network, None
-processes.leave_processes()
-print(*[open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")])
-"""
-
-
-@needs_torchrun
-def test_no_thread_of_the_process_group_is_left_to_the_interpreters_end():
-    """With some versions of PyTorch, they crashed one torchrun in six there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    shared |= {**os.environ, "PYTHONPATH": str(ROOT)}
-    ranks = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    command = [sys.executable, "-c", STEP]
-    ended = [subprocess.Popen(command, **PIPES, env=environment) for environment in ranks]
-    for process in ended:
-        out, err = process.communicate(timeout=60)
-        assert (process.returncode, len(out.split())) == (0, 1), out + err
-
-
 def test_half_of_torchruns_protocol_is_one_line(monkeypatch):
-    monkeypatch.setattr(processes, "MISSING", ["MASTER_ADDR", "MASTER_PORT"])
+    monkeypatch.setattr(parallel, "MISSING", ["MASTER_ADDR", "MASTER_PORT"])
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="MASTER_ADDR, MASTER_PORT[^\n]*torchrun"):
-        processes.join_processes()
+        parallel.join_processes()
     monkeypatch.setenv("WORLD_SIZE", "1")  # one process needs nobody
-    processes.join_processes()
+    parallel.join_processes()
 
 
 def test_a_run_in_pythons_development_mode_warns_of_nothing(workspace):
