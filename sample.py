@@ -10,7 +10,9 @@ text. Below 1, the temperature makes likely characters more likely; above 1, all
 the most likely one is always taken.
 """
 
-import quill  # noqa: F401, I001 (before torch, which reads what it sets)
+from quill import start
+
+start()
 
 import sys
 import time
@@ -25,7 +27,7 @@ import torch
 from model import generate, stream
 from quill import hardware
 from quill.checkpoint import find_checkpoint, network_of, read_checkpoint
-from quill.settings import read_settings
+from quill.settings import check_limits, read_options
 from quill.terminal import UserError, run_main
 from tokenizer import Tokenizer
 
@@ -47,17 +49,7 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # number format of products
 
     def __post_init__(self):
-        """Raise ValueError at a number that makes no sense."""
-        for name, valid, wanted in (
-            ("num_samples", self.num_samples >= 1, "at least 1"),
-            ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
-            ("temperature", all(t >= 0 for t in self.temperature), "0 or above"),
-            ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
-            ("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("seed", self.seed >= 0, "0 or above"),
-        ):
-            if not valid:
-                raise ValueError(f"{name} must be {wanted}, not {getattr(self, name)}")
+        check_limits(self, ["num_samples", "max_new_tokens", "top_k"], at_most_one=["top_p"])
 
 
 def read_prompt(start, tokenizer):
@@ -105,8 +97,7 @@ def write(network, tokenizer, prompt, idx, temperature, options):
 
 def main(arguments):
     ignored = ["compile", "init_from"]  # nanoGPT's
-    given = read_settings(Options, arguments, "sample.py", ignored=ignored, about=__doc__)
-    options = Options(**given)
+    options = read_options(arguments, Options, "sample.py", ignored, __doc__)
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)
     tokenizer = Tokenizer(checkpoint["meta"]["vocab"])

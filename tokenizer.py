@@ -1,12 +1,6 @@
 """The tokenizer: one character, one token. A character's id is its index in the vocabulary."""
 
 
-def list_characters(characters):
-    """The first ten of a set of characters, for a message: "'a', 'b', ... and 3 more"."""
-    more = f" and {len(characters) - 10} more" if len(characters) > 10 else ""
-    return ", ".join(repr(character) for character in sorted(characters)[:10]) + more
-
-
 class Tokenizer:
     """Characters to ids and back. `vocab` is a string of distinct characters."""
 
@@ -24,3 +18,9 @@ class Tokenizer:
     def decode(self, ids):
         """The string that a sequence of ids stands for."""
         return "".join(self.vocab[i] for i in ids)
+
+
+def list_characters(characters):
+    """The first ten of a set of characters, for a message: "'a', 'b', ... and 3 more"."""
+    more = f" and {len(characters) - 10} more" if len(characters) > 10 else ""
+    return ", ".join(repr(character) for character in sorted(characters)[:10]) + more

@@ -1,9 +1,17 @@
 """What the programs rely on, a module per concern. None of them imports a program."""
 
-import os
 import sys
 from importlib.util import find_spec
 
-if not find_spec("numpy") or not find_spec("torch"):
-    advice = "activate the environment (. .venv/bin/activate), or pip install -r requirements.txt"
-    sys.exit(f"error: numpy or torch is not installed for {sys.executable}: {advice}")
+
+def start():
+    """Each program calls this before it imports what may be missing. It ends the program with one
+    line if Python is too old, or if numpy or PyTorch is not installed."""
+    if sys.version_info < (3, 10):
+        version = "%d.%d" % sys.version_info[:2]
+        sys.exit("error: Python 3.10 or newer is needed, and this is Python " + version)
+    if not find_spec("numpy") or not find_spec("torch"):
+        sys.exit(
+            "error: numpy or torch is not installed for %s: activate the environment "
+            "(. .venv/bin/activate), or pip install -r requirements.txt" % sys.executable
+        )

@@ -7,36 +7,42 @@ A checkpoint holds tensors and plain values only, its vocabulary and its setting
 enough to sample from, on a machine without the data.
 """
 
-import ast
 import functools
 import hashlib
 import inspect
 import io
 import sys
+import tokenize
 import zipfile
 from dataclasses import asdict, fields
 from difflib import get_close_matches
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
-from ancestors import build
-from model import GPTConfig
+from networks import NetworkConfig, build
 from quill.files import reading, replacing
+from quill.hardware import is_usable
+from quill.parallel import RANK
 from quill.terminal import UserError, show
 from tokenizer import Tokenizer, list_characters
 
 FORMAT = 7  # raise it whenever the format changes
 # The settings that the weights were trained for: they cannot be changed.
-ARCHITECTURE = {field.name for field in fields(GPTConfig)} - {"dropout"}
-ARCHITECTURE |= {"network", "n_hidden"}
+ARCHITECTURE = {field.name for field in fields(NetworkConfig)} - {"dropout"}
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not inherit these
+CHANGED = (
+    "as the code has changed since the checkpoint was made: undo the change, or train a new network"
+)
+LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
 def save(name, network, config, meta, state, optimizer=None):
     """Write a checkpoint into config.out_dir: all that sampling from a network needs; with the
-    optimizer, all that a resume needs. meta: the dataset's meta.json."""
+    optimizer, all that a resume needs. meta: the dataset's meta.json. Of several processes, only
+    the first one writes."""
+    if RANK > 0:
+        return
     checkpoint = {
         "format": FORMAT,
         "code": fingerprint(type(network).__module__),
@@ -55,25 +61,11 @@ def save(name, network, config, meta, state, optimizer=None):
 
 @functools.cache  # as the program began, even if the file is edited while it runs
 def fingerprint(module):
-    """A hash of the code in the module of that name, which does not depend on its comments,
-    docstrings and layout: the weights of a network mean nothing without its code."""
-    tree = ast.parse(inspect.getsource(sys.modules[module]))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return hashlib.sha256(repr(outline(tree)).encode()).hexdigest()[:16]
-
-
-def outline(node):
-    """A syntax tree as nested lists, without empty fields: each version of Python has others."""
-    if isinstance(node, list):
-        return [outline(part) for part in node]
-    if not isinstance(node, ast.AST):
-        return node  # a name, a number, ...
-    parts = [part for _, part in ast.iter_fields(node) if part is not None and part != []]
-    return [type(node).__name__, *(outline(part) for part in parts)]
+    """A hash of the source of a module, without its comments and layout: the weights of a network
+    mean nothing without its code."""
+    source = io.StringIO(inspect.getsource(sys.modules[module])).readline
+    tokens = [token for token in tokenize.generate_tokens(source) if token.type not in LAYOUT]
+    return hashlib.sha256("".join(token.string for token in tokens).encode()).hexdigest()[:16]
 
 
 def load_weights(network, checkpoint):
@@ -86,10 +78,7 @@ def load_weights(network, checkpoint):
     except RuntimeError as error:
         if not changed:
             raise
-        raise UserError(
-            f"the weights do not fit {module}.py, which has changed since the checkpoint was made: "
-            "undo the change, or train a new network"
-        ) from error
+        raise UserError(f"the weights do not fit {module}.py, {CHANGED}") from error
     if changed:
         note = f"note: {module}.py has changed since this network was trained"
         show(f"{note}: unless it computes the same, expect a higher loss", file=sys.stderr)
@@ -114,9 +103,12 @@ def read_checkpoint(path):
 
 def network_of(checkpoint):
     """A checkpoint's network with its weights, on the CPU, ready to generate."""
-    # train.Config itself cannot be imported here, since train.py imports this file.
-    config, vocab = SimpleNamespace(**checkpoint["config"]), checkpoint["meta"]["vocab"]
-    network = build(config, len(vocab))
+    saved, names = checkpoint["config"], [field.name for field in fields(NetworkConfig)]
+    missing = [name for name in names if name not in saved]
+    if missing:
+        raise UserError(f"the checkpoint has no setting {missing[0]!r}, {CHANGED}")
+    config = NetworkConfig(**{name: saved[name] for name in names})
+    network = build(config, len(checkpoint["meta"]["vocab"]))
     load_weights(network, checkpoint)
     return network.eval()
 
@@ -144,12 +136,16 @@ def find_checkpoint(out_dir="", checkpoint=""):
 # --- What a new run inherits ------------------------------------------------------------------
 
 
-def refuse_to_overwrite(folder):
-    """Raise UserError if a folder holds a run."""
-    if (folder / "last.pt").exists() or (folder / "ckpt.pt").exists():
+def refuse_to_overwrite(config):
+    """Raise UserError if a run would replace another one in its folder, and was not told to."""
+    folder = Path(config.out_dir)
+    last, best = (folder / "last.pt").exists(), (folder / "ckpt.pt").exists()
+    resumes = config.init_from == "resume" or (config.init_from == "auto" and last)
+    if (last or best) and not resumes and not config.overwrite:
+        further = "--init_from=resume goes on with it, " if last else ""
         raise UserError(
-            f"{folder} already holds a run: --init_from=resume goes on with it, "
-            "--out_dir=out/NAME starts another one, --overwrite replaces it"
+            f"{folder} already holds a run: {further}--out_dir=out/NAME starts another one, "
+            "--overwrite replaces it"
         )
 
 
@@ -159,27 +155,28 @@ def starting_point(config):
     last, from_file = folder / "last.pt", origin not in ("scratch", "resume", "auto")
     if config.eval_only:
         return read_checkpoint(Path(origin) if from_file else folder / "ckpt.pt"), False
+    if origin == "resume" and not last.exists():
+        runs = [path.parent.as_posix() for path in Path("out").glob("*/last.pt")]
+        nearest = ", ".join(get_close_matches(folder.as_posix(), runs, 5, 0.0)) or "none"
+        raise UserError(f"nothing to resume: no {last}; the nearest runs: {nearest}")
     if origin == "resume" or (origin == "auto" and last.exists()):
-        if not last.exists():
-            runs = [path.parent.as_posix() for path in Path("out").glob("*/last.pt")]
-            nearest = ", ".join(get_close_matches(folder.as_posix(), runs, 5, 0.0)) or "none"
-            raise UserError(f"nothing to resume: no {last}; the nearest runs: {nearest}")
         return read_checkpoint(last), True
-    if not config.overwrite:
-        refuse_to_overwrite(folder)
     return (read_checkpoint(Path(origin)) if from_file else None), False
 
 
-def inherited(checkpoint, given, resume):
+def inherited(checkpoint, asked, given, resume):
     """{name: value}: the settings that a run takes from the checkpoint that it starts from, unless
     they are given: in a resume and with eval_only all of them, otherwise only the architecture.
 
-    given: {name: value} of the recipe and the command line. Raises UserError if they change what
-    cannot change, and prints what a resume changes.
+    asked: the settings without the checkpoint's. given: {name: value} of the recipe and the command
+    line. Raises UserError if they change what cannot change, and prints what a resume changes.
     """
     if checkpoint is None:
         return {}
     saved = {name: x for name, x in checkpoint["config"].items() if name not in PER_CALL}
+    unknown = sorted(saved.keys() - asdict(asked).keys())
+    if unknown:
+        raise UserError(f"the code has no setting {unknown[0]!r}, {CHANGED}")
     for name, value in saved.items():
         if given.get(name, value) == value:
             continue
@@ -190,8 +187,12 @@ def inherited(checkpoint, given, resume):
             )
         if resume:
             show(f"changed since this run stopped: {name} = {given[name]} (was {value})")
-    whole = resume or given.get("eval_only")
-    return saved if whole else {name: saved[name] for name in ARCHITECTURE}
+    if not (resume or asked.eval_only):
+        return {name: saved[name] for name in ARCHITECTURE}
+    if "device" not in given and not is_usable(saved["device"]):
+        show(f"note: the device {saved['device']!r} of this run is not here: another one is taken")
+        saved |= {"device": "auto", "dtype": asked.dtype}
+    return saved
 
 
 def check_same_data(checkpoint, meta, resume):

@@ -21,11 +21,13 @@ THREADS = torch.get_num_threads()  # a thread for each core, unless OMP_NUM_THRE
 
 
 def pick_device(name="auto"):
-    """The torch.device of that name; auto takes CUDA, else MPS (Apple), else the CPU."""
+    """The torch.device of a name; auto takes CUDA, else MPS (Apple), else the CPU."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and torch.backends.mps.is_available():
-            name = "mps"
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+        if not is_usable(name):  # it may be too old for this PyTorch, which has no kernels for it
+            show(f"note: PyTorch finds a device {name!r}, but cannot use it: the CPU is used")
+            name = "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # a device with a valid name need not exist
@@ -33,6 +35,13 @@ def pick_device(name="auto"):
         reason = str(error).splitlines()[0].split(". ")[0][:100]
         raise UserError(f"device {name!r} cannot be used here ({reason})") from error
     return device
+
+
+def is_usable(name):
+    """Whether pick_device() can give the device of a name."""
+    with contextlib.suppress(UserError):
+        return bool(name == "auto" or pick_device(name))
+    return False
 
 
 def cpu_has_bfloat16():
@@ -43,7 +52,7 @@ def cpu_has_bfloat16():
 
 
 def pick_dtype(name, device):
-    """The torch.dtype of that name; auto takes bfloat16 where the device is fast in it, else
+    """The torch.dtype of a name; auto takes bfloat16 where the device is fast in it, else
     float16 on CUDA and float32 elsewhere."""
     if name != "auto":
         return getattr(torch, name)
@@ -52,12 +61,6 @@ def pick_dtype(name, device):
     if device.type == "cpu" and cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
-
-
-def tokens_at_once(device):
-    """How many tokens to evaluate in one forward pass: on a CPU, its activations should fit the
-    cache; with so few, a GPU would wait for Python to start the next kernel."""
-    return 32768 if device.type == "cuda" else 4096
 
 
 @contextlib.contextmanager
@@ -167,12 +170,13 @@ def for_training(network, device, dtype):
         torch.set_float32_matmul_precision("high")
 
 
-def compiled(network, windows):
-    """torch.compile the network on CUDA. Elsewhere, or if that fails (no Triton, no C compiler), it
-    is returned as it is. The first call compiles, so it is made here, on windows (B, T + 1)."""
-    if not windows.is_cuda:
+def compiled(network, windows, config):
+    """The network, compiled by torch.compile if config says so, on CUDA. Elsewhere, or if that
+    fails (no Triton, no C compiler), it is returned as it is. The first call compiles, so it is
+    made here, on some of a batch's windows (B, T + 1)."""
+    if not windows.is_cuda or not config.compile:
         return network
-    result = torch.compile(network)
+    result, windows = torch.compile(network), windows[: config.batch_size]
     try:
         result(windows[:, :-1], windows[:, 1:])[1].backward()
     except torch.OutOfMemoryError:
@@ -206,10 +210,10 @@ class PackedLinear(nn.Module):
 
 
 def for_sampling(network, device, dtype_name):
-    """Move a network to a device, in the dtype of that name, as it generates fastest there; it can
-    no longer be trained. On a CPU, auto is bfloat16 for a large network only: a product in bfloat16
-    reads half of the memory, but takes longer to start. A small network gains nothing from a second
-    thread, and would wait for it beside other programs."""
+    """Move a network to a device, in the dtype of a name, in the layout that generates fastest;
+    for inference only. On a CPU, auto is bfloat16 for a large network only: a product in bfloat16
+    reads half of the memory, but takes longer to start. A small network gains nothing from a
+    second thread, and would wait for it beside other programs."""
     large = network.config.n_embd >= PACKED_FROM
     dtype = pick_dtype(dtype_name, device)
     if dtype_name == "auto" and device.type == "cpu" and not large:

@@ -1,20 +1,67 @@
-"""A run's log: log.csv, with one row for each evaluation, and loss.png, its plot."""
+"""A run's log: log.csv, with one row for each evaluation, its plot loss.png, and what a run prints
+about its progress."""
 
-import contextlib
 import csv
-import importlib.util
 import io
-import logging
-import os
-import warnings
+import time
+from datetime import timedelta
 from pathlib import Path
 
+from quill.figures import COLORS, matplotlib_installed, new_figure, optional, save
 from quill.files import reading, replacing
-from quill.terminal import show
+from quill.parallel import RANK
+from quill.terminal import quoted, show
 
 COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
-# Okabe and Ito's colors, which the color-blind can tell apart.
-COLORS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "0.5"]
+
+
+class Progress:
+    """The lines about a run's progress: its speed, and when it will be done. Both are measured from
+    one line to the next, so an evaluation between them does not count."""
+
+    def __init__(self, step, steps, tokens_per_step):
+        self.steps, self.tokens_per_step = steps, tokens_per_step
+        self.restart(step)
+
+    def restart(self, step):
+        """Measure from now on."""
+        self.step, self.time = step, time.perf_counter()
+
+    def show(self, step, loss, lr):
+        """Print the line of a step."""
+        seconds = (time.perf_counter() - self.time) / (step - self.step)  # for one step
+        left = timedelta(seconds=round(min(1e9, (self.steps - step) * seconds)))
+        speed = f"{self.tokens_per_step / seconds:,.0f} tokens/s | {left} left"
+        line = f"step {step}/{self.steps} | loss {loss:.4f} | lr {lr:.1e} | {speed}"
+        show(line, passing=True)
+        self.restart(step)
+
+
+def print_end(state, folder, signal):
+    """Print how a run has ended, and what can be done next. state: a train.State."""
+    if signal:
+        command = f"python train.py --init_from=resume --out_dir={quoted(folder)}"
+        show(f"stopped after step {state.step}, and saved; to go on:  {command}")
+        return
+    show(f"done: {state.step} steps in {timedelta(seconds=round(state.seconds))}")
+    show(f"best validation loss: {state.best_val_loss:.4f}, in {folder}/ckpt.pt")
+    lowest, last = min(state.log, key=lambda row: row[-1]), state.log[-1]
+    if last[-1] - lowest[-1] >= 0.01:
+        why = "overfitting" if last[-2] < lowest[-2] else "the training loss has risen too"
+        show(f"it was at step {lowest[0]}; since then {last[-1] - lowest[-1]:.2f} worse: {why}")
+        show(f"the last weights are in {folder}/last.pt (sample.py --checkpoint)")
+    show(f"to generate text:  python sample.py --out_dir={quoted(folder)}")
+
+
+def write(folder, state):
+    """Write log.csv and loss.png of a train.State. Only the first process of several writes."""
+    if RANK > 0:
+        return
+    with optional("the log"):
+        write_log(folder, state.log)
+    if state.step > 0 and matplotlib_installed():  # before the first step, there is no curve
+        with optional("the plot of the losses"):
+            plot_loss(folder, state.log, state.losses)
 
 
 def write_log(folder, rows):
@@ -33,53 +80,14 @@ def read_log(folder):
         return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def matplotlib_installed():
-    """Whether plots can be made; everything else works without it."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-@contextlib.contextmanager
-def optional():
-    """Go on if a log or a plot cannot be written, with a line that says why: no run ends for it."""
-    try:
-        yield
-    except Exception as error:  # of matplotlib, or of the file system
-        reason = str(error).split("\n")[0][:120]
-        show(f"note: the log or its plot could not be written: {reason}")
-
-
-def plain_matplotlib():
-    """Import matplotlib, without the user's settings of it, and without its warnings."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a folder that is read-only, say
-    warnings.filterwarnings("ignore", "Glyph")  # of a character that no font has
-    if "module:" not in os.environ.get("MPLBACKEND", ""):  # which a notebook needs afterwards
-        os.environ["MPLBACKEND"] = "agg"  # another may not exist
-    import matplotlib
-
-    matplotlib.rcdefaults()
-    return matplotlib
-
-
-def new_figure(width, height, title, fonts=()):
-    """An empty matplotlib Figure of that many inches. fonts: for what the usual one lacks."""
-    matplotlib = plain_matplotlib()
-    from matplotlib.figure import Figure
-
-    look = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-    look |= {"font.size": 12, "axes.titlesize": 11, "figure.titlesize": 14, "grid.color": "0.92"}
-    look["font.family"] = ["DejaVu Sans", *fonts]
-    matplotlib.rcParams.update(look | {"text.parse_math": False})  # show a $ as it is
-    # The class itself, not pyplot, which would look for a window system and keep every figure.
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title)
-    return figure
-
-
 def plot_loss(folder, rows, batches=()):
-    """Plot both losses over the steps, and the learning rate below them, as loss.png, if matplotlib
-    is installed. batches: [step, loss of its batch] pairs, for a thin line."""
-    if not matplotlib_installed():
-        return
+    """Plot both losses over the steps, and the learning rate below them, as loss.png. batches:
+    [step, loss of its batch] pairs, for a thin line."""
+    save(Path(folder) / "loss.png", loss_figure, rows, batches)
+
+
+def loss_figure(rows, batches):
+    """The figure of plot_loss()."""
     columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     steps, train_loss, val_loss = columns["step"], columns["train_loss"], columns["val_loss"]
     best = val_loss.index(min(val_loss))
@@ -97,5 +105,4 @@ def plot_loss(folder, rows, batches=()):
     rates.plot(steps, columns["learning_rate"], "o-", color="0.3", markersize=5)
     rates.set(xlabel="step", ylabel="rate", xlim=(0, None), ylim=(0, None))
     rates.locator_params(axis="x", integer=True)
-    with replacing(Path(folder) / "loss.png") as file:
-        figure.savefig(file, format="png", dpi=100)
+    return figure

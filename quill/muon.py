@@ -17,8 +17,9 @@ class Muon(Optimizer):
     """Momentum, with each update replaced with a nearly orthogonal matrix: the matrix moves equally
     in all directions, while AdamW moves mostly in the few that dominate its gradients.
 
-    All matrices of one shape are updated at once, those of several shapes side by side, in `dtype`: torch.optim.Muon takes one at a time,
-    and always bfloat16, which a CPU without bfloat16 instructions emulates.
+    All matrices of one shape are updated at once, and those of several shapes side by side, in
+    `dtype`: torch.optim.Muon takes one at a time, and always bfloat16, which a CPU without bfloat16
+    instructions emulates.
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
     """
 

@@ -78,8 +78,8 @@ def from_text(kind, text):
         return text
 
 
-def read_recipe(cls, path, ignored):
-    """(the settings of a recipe file as a dict, the names in it that are ignored)."""
+def read_recipe(path, cls, ignored):
+    """Return the settings of a recipe file as a dict, and the names in it that are ignored."""
     known = {field.name: field for field in fields(cls)}
     try:
         tree = ast.parse(Path(path).read_bytes(), path)
@@ -133,17 +133,12 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; usage: {self.usage}; --help lists all options")
 
 
-def read_settings(cls, arguments, program, recipe=False, ignored=(), about=""):
-    """{name: value}: what the command line sets, and before it the recipe that it names.
-
-    cls: a dataclass with one field for each setting. program: as it is typed, "train.py". recipe:
-    whether the first argument may be a recipe, whose path is then given as the setting "recipe".
-    ignored: names that are skipped, with a line that says so. about: its first line heads --help.
-    """
+def parse(arguments, cls, usage, ignored, about, recipe):
+    """Return the words of a command line as a dict: {name: a word, or a list of words}."""
     meanings = comments(cls)
-    usage = f"python {program} {'[RECIPE] ' if recipe else ''}[--name=value ...]"
-    names = {"prog": program, "usage": usage, "description": about.split("\n")[0]}
-    parser = Parser(**names, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    about = (about or "").split("\n")[0]  # python -OO leaves docstrings out
+    parser = Parser(usage=usage, description=about, allow_abbrev=False)
+    parser.argument_default = argparse.SUPPRESS
     if recipe:
         parser.add_argument("recipe", nargs="?", help="a file of `name = value` lines, see config/")
     for field in fields(cls):
@@ -157,13 +152,29 @@ def read_settings(cls, arguments, program, recipe=False, ignored=(), about=""):
         parser.add_argument(f"--{field.name}", metavar=wanted, help=help_text, **options)
     for name in ignored:
         parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
-
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         name = unknown[0].split("=")[0]
         hint = did_you_mean(name, [f"--{field.name}" for field in fields(cls)])
         parser.error(f"unknown argument {name!r}{hint}")
-    texts, values = vars(namespace), {}
+    return vars(namespace)
+
+
+def read_settings(arguments, cls, program, ignored=(), about="", recipe=True):
+    """Return what a command line, and the recipe that it names, set in a dataclass: as a dict, and
+    the name of the recipe's file without its folder and ending, "" if there is none.
+
+    cls: has one field for each setting. program: as it is typed, "train.py". ignored: names that
+    are skipped, with a line that says so. about: its first line heads --help. recipe: whether the
+    first argument may be a recipe.
+    """
+    usage = f"python {program} {'[RECIPE] ' if recipe else ''}[--name=value ...]"
+    texts = parse(arguments, cls, usage, ignored, about, recipe)
+    values, path = {}, texts.pop("recipe", "")
+    skipped = [name for name in ignored if texts.pop(name, None) is not None]
+    if path:
+        values, more = read_recipe(path, cls, ignored)
+        skipped = more + skipped
     for field in fields(cls):
         if field.name in texts:
             kind, several, _ = kind_of(field)
@@ -172,12 +183,29 @@ def read_settings(cls, arguments, program, recipe=False, ignored=(), about=""):
             try:
                 values[field.name] = checked(cls, field, value)
             except ValueError as error:
-                parser.error(f"--{error}")
-    skipped = [name for name in ignored if texts.get(name) is not None]
-    if "recipe" in texts:
-        path = texts["recipe"]
-        recipe_values, more = read_recipe(cls, path, ignored)
-        values, skipped = {"recipe": path, **recipe_values, **values}, more + skipped
+                raise UsageError(f"--{error}; usage: {usage}") from error
     if skipped and not SILENT:
         print(f"ignored, as they mean nothing here: {', '.join(skipped)}", file=sys.stderr)
-    return values
+    return values, Path(path).stem
+
+
+def read_options(arguments, cls, program, ignored=(), about=""):
+    """Return a command line without a recipe as an instance of a dataclass."""
+    values, _ = read_settings(arguments, cls, program, ignored, about, recipe=False)
+    return cls(**values)
+
+
+def check_limits(settings, at_least_one=(), below_one=(), at_most_one=()):
+    """Raise ValueError at a number that is out of range. None may be below 0; the names list those
+    with other limits. A dataclass of settings calls this in its __post_init__()."""
+    for name, value in vars(settings).items():
+        least = 1 if name in at_least_one else 0
+        for number in value if isinstance(value, tuple) else [value]:
+            if not isinstance(number, (int, float)):
+                continue
+            if number < least:
+                raise ValueError(f"{name} must be at least {least}, not {number}")
+            if number > 1 and name in at_most_one:
+                raise ValueError(f"{name} must be at most 1, not {number}")
+            if number >= 1 and name in below_one:
+                raise ValueError(f"{name} must be below 1, not {number}")

@@ -15,7 +15,7 @@ import torch
 import train
 from model import GPT
 from quill import hardware
-from quill.log import matplotlib_installed
+from quill.figures import matplotlib_installed
 from quill.settings import read_settings
 from quill.terminal import UserError, show
 from study.plots import rates_figure, save
@@ -23,11 +23,8 @@ from study.plots import rates_figure, save
 
 def set_up(arguments, study):
     """What train.set_up() returns for the recipe and the settings of a command line."""
-    program = f"-m study {study}"
-    given = read_settings(train.Config, arguments, program, recipe=True, ignored=train.NANOGPTS)
-    given.setdefault("out_dir", f"out/{Path(given.pop('recipe', 'run')).stem}")
-    # Nothing is overwritten: this only lets a study be about a run that exists.
-    return train.set_up({**given, "overwrite": True})
+    given, recipe = read_settings(arguments, train.Config, f"-m study {study}", train.NANOGPTS)
+    return train.set_up({"out_dir": f"out/{recipe or 'run'}", **given})
 
 
 # --- dry_run: what will it cost? --------------------------------------------------------------
@@ -35,7 +32,7 @@ def set_up(arguments, study):
 
 def dry_run(arguments):
     """Print where the parameters are, and how long a step and the whole run take."""
-    network, optimizer, splits, _, config, _ = set_up(arguments, "dry_run")
+    network, optimizer, data, config, _ = set_up(arguments, "dry_run")
     counts = parameters_by_part(network)
     total = sum(counts.values())
     for part, count in counts.items():
@@ -43,17 +40,16 @@ def dry_run(arguments):
     tied = ", of which lm_head uses token_embedding's" if isinstance(network, GPT) else ""
     print(f"{'parameters':<28}{total:>12,}{tied}")
 
-    batch = train.get_batch(splits["train"], config, step=0)[: config.batch_size]
-    forward = hardware.compiled(network, batch) if config.compile else network
+    forward = hardware.compiled(network, train.get_batch(data.train, config, 0), config)
     seconds = []
     while len(seconds) < 5 or (sum(seconds) < 2 and len(seconds) < 50):
         start = time.perf_counter()
-        windows = train.get_batch(splits["train"], config, step=len(seconds))
+        windows = train.get_batch(data.train, config, len(seconds))
         train.train_step(forward, optimizer, windows, config, len(seconds)).item()  # a GPU too
         seconds.append(time.perf_counter() - start)
     step = statistics.median(seconds)
     start = time.perf_counter()
-    train.estimate_loss(network, splits["val"].in_order(config.block_size))
+    train.estimate_loss(network, data.val.in_order(config.block_size))
     evaluation = time.perf_counter() - start
     evaluations = 1 + math.ceil(config.max_iters / config.eval_interval)
     whole = timedelta(seconds=round(config.max_iters * step + evaluations * evaluation))
@@ -104,8 +100,8 @@ LEARNED = 2 / 3  # of the first loss
 
 def overfit_batch(arguments):
     """Train on a single batch again and again: a network that works memorizes it."""
-    network, optimizer, splits, _, config, _ = set_up(arguments, "overfit_batch")
-    windows = train.get_batch(splits["train"], config, step=0)
+    network, optimizer, data, config, _ = set_up(arguments, "overfit_batch")
+    windows = train.get_batch(data.train, config, 0)
     optimizer.set_lr(1.0)
     network.eval()  # no dropout: here, overfitting is the aim
     losses = []
@@ -137,11 +133,11 @@ def find_lr(arguments):
 
     Source: Smith 2015, https://arxiv.org/abs/1506.01186.
     """
-    network, optimizer, splits, _, config, _ = set_up(arguments, "find_lr")
+    network, optimizer, data, config, _ = set_up(arguments, "find_lr")
     rates, losses, average = [], [], 0.0
     for step, rate in enumerate(np.geomspace(LOWEST_RATE, HIGHEST_RATE, RATE_STEPS)):
         optimizer.set_lr(rate / config.learning_rate)
-        windows = train.get_batch(splits["train"], config, step)
+        windows = train.get_batch(data.train, config, step)
         loss = train.train_step(network, optimizer, windows, config, step).item()
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         smooth = average / (1 - SMOOTHING ** (step + 1))  # since the average started at 0
@@ -160,4 +156,4 @@ def find_lr(arguments):
     also = f" --muon_learning_rate={muon:.1e}" if config.optimizer == "muon" else ""
     show(f"proposal: --learning_rate={proposal:.1e} --min_lr={proposal / 10:.1e}{also}")
     if matplotlib_installed():
-        save(rates_figure(rates, losses, proposal), Path(config.out_dir) / "find_lr.png")
+        save(Path(config.out_dir) / "find_lr.png", rates_figure, rates, losses, proposal)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from model import GPT, GPTConfig
-from quill.settings import read_settings
+from quill.settings import read_options
 from study.inside import outputs_of_parts
 
 TEXT = "the "
@@ -24,7 +24,7 @@ class ExampleOptions:
 
 def example(arguments):
     """Print every number between a tiny text and its loss."""
-    options = ExampleOptions(**read_settings(ExampleOptions, arguments, "-m study example"))
+    options = read_options(arguments, ExampleOptions, "-m study example")
     vocab = "".join(sorted(set(TEXT)))
     ids = torch.tensor([vocab.index(character) for character in TEXT])  # (T + 1,)
     torch.manual_seed(options.seed)

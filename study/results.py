@@ -1,14 +1,15 @@
-"""What a class has sent in: the losses of checkpoints, measured here."""
+"""The losses of several checkpoints, measured here: which one is the best?"""
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import train
-from prepare_shakespeare import open_dataset
 from quill import hardware
 from quill.checkpoint import check_same_data, network_of, read_checkpoint
-from quill.settings import read_settings
+from quill.dataset import open_dataset
+from quill.settings import read_options
 from quill.terminal import UsageError, UserError
 
 
@@ -26,33 +27,37 @@ def results(arguments):
     """
     paths = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
     program = "-m study results out/a out/b/last.pt"
-    options = ResultsOptions(**read_settings(ResultsOptions, arguments[len(paths) :], program))
+    options = read_options(arguments[len(paths) :], ResultsOptions, program)
     if not paths:
         raise UsageError(f"name folders of runs or checkpoints, as in python {program}")
-    meta, splits = open_dataset(options.dataset)
-    device = hardware.pick_device(options.device)
-    tokens = train.Tokens(splits["val"], device)
+    data = open_dataset(options.dataset, hardware.pick_device(options.device))
     rows, problems = [], []
     for path in map(Path, paths):
         path = path / "ckpt.pt" if path.is_dir() else path
         try:
             checkpoint = read_checkpoint(path)
-            check_same_data(checkpoint, meta, resume=False)
-            rows.append([*measure(checkpoint, tokens, device), path.as_posix()])
+            check_same_data(checkpoint, data.meta, resume=False)
+            rows.append([*measure(checkpoint, data.val), path.as_posix()])
         except UserError as error:
             problems.append(f"{path.as_posix()}: {error}")
     print("loss    with context   parameters   seconds   steps   checkpoint")
-    for loss, context, parameters, seconds, step, name in sorted(rows):
+    for loss, context, parameters, seconds, step, name in sorted(rows, key=worst_last):
         print(f"{loss:.4f}{context:11.4f}{parameters:16,}{seconds:10.0f}{step:8,}   {name}")
     for problem in problems:
         print(problem)
 
 
-def measure(checkpoint, tokens, device):
-    """(validation loss, the same with context, parameters, seconds of training, step) of a
-    checkpoint. The losses are in nats per character."""
-    network = network_of(checkpoint).to(device)
-    network.dtype = hardware.pick_dtype(checkpoint["config"]["dtype"], device)
+def worst_last(row):
+    """The key that sorts by loss: weights that are nan come last."""
+    return math.isnan(row[0]), row[0]
+
+
+def measure(checkpoint, tokens):
+    """Return a checkpoint's validation loss, the same with context, its parameters, seconds of
+    training, and step. The losses are in nats per character."""
+    network = network_of(checkpoint)
+    dtype = hardware.pick_dtype(checkpoint["config"]["dtype"], tokens.device)
+    hardware.for_training(network, tokens.device, dtype)
     size, half = checkpoint["config"]["block_size"], checkpoint["config"]["block_size"] // 2
     loss = train.estimate_loss(network, tokens.in_order(size))
     context = train.estimate_loss(network, tokens.in_order(size, overlap=half), skipped=half)

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from ancestors import NGrams
 from conftest import random_ids, small_network
 from test_model import assert_causal
 
-from ancestors import NGrams
 from model import generate
 
 # --- Counted n-grams --------------------------------------------------------------------------

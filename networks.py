@@ -1,6 +1,7 @@
-"""The Transformer's ancestors: counted n-grams, a table of pairs, and a window of embeddings.
+"""Which network a run trains: the Transformer, or one of its ancestors. And counted n-grams, the
+baseline of them all.
 
-The two networks have the interface of model.py's GPT: characters in, the logits of the next
+The two ancestors have the interface of model.py's GPT: characters in, the logits of the next
 character out, at every position at once. The letters in the shapes are model.py's: B sequences in a
 batch, T characters in a sequence, C the embedding dimension (n_embd), V characters in the
 vocabulary.
@@ -8,12 +9,14 @@ vocabulary.
 
 import math
 from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from model import GPT, INIT_STD, Linear
+from model import GPT, INIT_STD, GPTConfig, Linear
 
 
 class NGrams:
@@ -125,6 +128,14 @@ class MLP(nn.Module):
 
 
 NETWORKS = {"bigram": Bigram, "mlp": MLP, "gpt": GPT}  # from the simplest up
+
+
+@dataclass(frozen=True)
+class NetworkConfig(GPTConfig):
+    """The settings of any of the networks: what its weights were trained for."""
+
+    network: Literal["gpt", "mlp", "bigram"] = "gpt"  # the Transformer, or an ancestor
+    n_hidden: int = 512  # width of the MLP's hidden layer
 
 
 def build(config, vocab_size):

@@ -1,0 +1,72 @@
+"""One look for every plot. Afterwards, the user's own settings of matplotlib are as before."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from quill.files import replacing
+from quill.terminal import show
+
+# Okabe and Ito's colors, which the color-blind can tell apart.
+COLORS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "0.5"]
+LOOK = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "font.size": 12,
+    "axes.titlesize": 11,
+    "figure.titlesize": 14,
+    "grid.color": "0.92",
+    "text.parse_math": False,  # show a $ as it is
+}
+
+
+def matplotlib_installed():
+    """Whether plots can be made; everything else works without it."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def import_matplotlib():
+    """matplotlib, without its warnings, and without a display."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a folder that is read-only, say
+    warnings.filterwarnings("ignore", "Glyph")  # of a character that no font has
+    if "matplotlib" not in sys.modules and "module:" not in os.environ.get("MPLBACKEND", ""):
+        os.environ["MPLBACKEND"] = "agg"  # another may not exist; a notebook has a module
+    import matplotlib
+
+    return matplotlib
+
+
+def new_figure(width, height, title, fonts=()):
+    """An empty matplotlib Figure of that many inches. fonts: for what the usual one lacks."""
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    rcParams["font.family"] = ["DejaVu Sans", *fonts]
+    # The class itself, not pyplot, which would look for a window system and keep every figure.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title)
+    return figure
+
+
+def save(path, draw, *arguments):
+    """Write the figure that draw(*arguments) returns, which calls new_figure(), as a PNG."""
+    matplotlib = import_matplotlib()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(), replacing(path) as file:
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(LOOK)
+        draw(*arguments).savefig(file, format="png", dpi=100)
+
+
+@contextlib.contextmanager
+def optional(what):
+    """Go on if a log or a plot cannot be written, with a line that says why: no run ends for it."""
+    try:
+        yield
+    except Exception as error:  # of matplotlib, or of the file system
+        show(f"note: {what} could not be written: {str(error).splitlines()[0][:120]}")
