@@ -39,13 +39,13 @@ class PlotOptions:
 
 
 def prepare(options_class, arguments, study):
-    """(the options, the path of the PNG, the network of the checkpoint, its tokenizer, what it
-    keeps about its text)."""
+    """(the options, the path of the PNG, the network of the checkpoint, its tokenizer, the most
+    frequent characters of its text)."""
     options = options_class(**read_settings(options_class, arguments, f"-m study {study}"))
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint, output = read_checkpoint(path), options.output or path.parent / f"{study}.png"
     meta = checkpoint["meta"]
-    return options, output, network_of(checkpoint), Tokenizer(meta["vocab"]), meta
+    return options, output, network_of(checkpoint), Tokenizer(meta["vocab"]), meta["most_frequent"]
 
 
 def save(figure, path):
@@ -90,7 +90,7 @@ class AttentionOptions(PlotOptions):
 
 def attention(arguments):
     """Plot where two heads look, or all of them."""
-    options, path, network, tokenizer, meta = prepare(AttentionOptions, arguments, "attention")
+    options, path, network, tokenizer, _ = prepare(AttentionOptions, arguments, "attention")
     if not isinstance(network, GPT):
         raise UserError(f"a {type(network).__name__} has no attention weights: only a GPT has")
     text, idx = read_prompt(options.start, tokenizer)
@@ -102,7 +102,7 @@ def attention(arguments):
         heads = list(np.ndindex(*weights.shape[:2]))
     else:
         data, paths = open_dataset(network.config.dataset)
-        check_same_data({"meta": meta}, data, resume=False)
+        check_same_data({"meta": {"vocab": tokenizer.vocab}}, data, resume=False)
         tokens = train.Tokens(paths["val"], torch.device("cpu"))
         size = min(max(2, len(text)), len(tokens) - 1)
         pieces = torch.cat([batch[:, 1:] for batch in tokens.in_order(size, MEAN_OF)])
@@ -149,8 +149,8 @@ def attention_figure(weights, text, heads):
 
 def embeddings(arguments):
     """Plot the most frequent characters in the plane in which their embeddings differ most."""
-    _, path, network, tokenizer, meta = prepare(PlotOptions, arguments, "embeddings")
-    ids = sorted(tokenizer.encode(meta["most_frequent"]))
+    _, path, network, tokenizer, frequent = prepare(PlotOptions, arguments, "embeddings")
+    ids = sorted(tokenizer.encode(frequent))
     vectors = next(network.parameters()).detach().numpy()[ids]  # (V, C); a bigram's table: (V, V)
     if min(vectors.shape) < 2:
         raise UserError("a plane needs two characters and two dimensions at least")

@@ -284,17 +284,10 @@ def test_heads_to_show_are_chosen_by_means_over_several_texts():
     network = small_network()
     windows = random_ids(network, rows=3, length=5)
     before, distance = habits_of_heads(network, windows)
-    for layer, head in np.ndindex(2, 2):
-        rows = [
-            (t, attention_weights(network, idx[None])[layer, head, t].tolist())
-            for idx in windows
-            for t in range(1, 5)
-        ]
-        means = [
-            np.mean([row[t - 1] for t, row in rows]),
-            np.mean([sum(w * (t - j) for j, w in enumerate(row)) for t, row in rows]),
-        ]
-        assert means == pytest.approx([before[layer, head].item(), distance[layer, head].item()])
+    weights = np.mean([attention_weights(network, idx[None]).numpy() for idx in windows], axis=0)
+    steps = np.subtract.outer(range(5), range(5))  # from each position to each
+    assert np.allclose(before, weights[:, :, steps == 1].mean(axis=2))
+    assert np.allclose(distance, (weights * steps).sum(axis=3)[:, :, 1:].mean(axis=2))
     near, far = plots.telling_heads(before, distance)
     assert before[near] == before.max() and distance[far] == distance.max()
 
