@@ -10,9 +10,9 @@ from prepare_shakespeare import open_dataset
 from quill.settings import read_settings
 from tokenizer import Tokenizer
 
-LONGEST = 6  # characters; in a text of a megabyte, most longer strings occur only once
+LONGEST = 8  # characters; in a text of a megabyte, most longer strings occur only once
 SAMPLE_LENGTH = 200  # characters
-MOST_COUNTED = 2_000_000  # characters of a split: counts take 0.3 GB for each million
+MOST_COUNTED = 2_000_000  # characters of a split: counts take 1 GB for each million
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,22 @@ class CountingOptions:
     seed: int = 1337  # of the sample
 
 
-def ngrams(arguments):
-    """Print how far counting gets you: the loss of n-grams for each n, and a sample."""
-    options = CountingOptions(**read_settings(CountingOptions, arguments, "-m study ngrams"))
-    meta, paths = open_dataset(options.dataset)
-    vocab = meta["vocab"]
-    decode = Tokenizer(vocab).decode
+def count_dataset(meta, paths):
+    """(the NGrams of a dataset's training split, the text of its validation split)."""
+    decode = Tokenizer(meta["vocab"]).decode
     splits = [np.fromfile(paths[split], "<u2", MOST_COUNTED) for split in ("train", "val")]
     text, validation = map(decode, splits)
     if len(text) < meta["tokens"]["train"]:
         print(f"of the training text, the first {MOST_COUNTED:,} characters are counted")
-    model = NGrams(text, LONGEST, len(vocab))
-    losses = {}
+    return NGrams(text, LONGEST, len(meta["vocab"])), validation
+
+
+def ngrams(arguments):
+    """Print how far counting gets you: the loss of n-grams for each n, and a sample."""
+    options = CountingOptions(**read_settings(CountingOptions, arguments, "-m study ngrams"))
+    meta, paths = open_dataset(options.dataset)
+    model, validation = count_dataset(meta, paths)
+    vocab, losses = meta["vocab"], {}
     print(" n   different strings   of them once   new in validation   validation loss")
     for n in range(1, LONGEST + 1):
         counts = [count for string, count in model.count.items() if len(string) == n]

@@ -75,8 +75,17 @@ def print_forward_pass(network, ids, vocab):
     products = " + ".join(f"{weight:.2f} * {value:.2f}" for weight, value in pairs)
     print(f"{first} {products} = {means[0, -1, 0]:.2f}")
     print_rows("both heads, projected", names, outputs["blocks.0.attention"])
-    print_rows("x: plus that, plus the output of feed-forward", names, outputs["blocks.0"])
+    x = outputs["dropout"] + outputs["blocks.0.attention"]  # (T, C)
+    print_rows("x: plus that", names, x)
+    print_rows("x normalized, for feed-forward", names, outputs["blocks.0.feed_forward_norm"])
+    print_rows("the output of feed-forward", names, outputs["blocks.0.feed_forward"])
+    print_rows("x: plus the output of feed-forward", names, outputs["blocks.0"])
+    print_rows("x normalized, for the logits", names, outputs["norm"])
     print_rows(f"logits of {', '.join(map(repr, vocab))}", names, outputs["lm_head"])
+    pairs = zip(outputs["norm"][1], outputs["token_embedding"][1], strict=True)
+    products = " + ".join(f"{a:.2f} * {b:.2f}" for a, b in pairs)
+    logit = outputs["lm_head"][1, ids[1]]
+    print(f"    entry {names[1]!r} of {names[1]!r}: {products} = {logit:.2f}")
     print_rows("probabilities: softmax of the logits", names, probabilities)
     print()
     for name, row, target in zip(names, probabilities, ids[1:], strict=True):

@@ -29,3 +29,13 @@ def attention_weights(network, idx):
     outputs = outputs_of_parts(network, idx)
     names = [f"blocks.{i}.attention.attention_dropout" for i in range(network.config.n_layer)]
     return torch.cat([outputs[name] for name in names])  # n_layer x (1, n_head, T, T)
+
+
+def habits_of_heads(network, windows):
+    """Where each head looks on average, over all but the first character of windows (B, T): (the
+    weight on the character before, the distance in characters), each (n_layer, n_head)."""
+    weights = sum(attention_weights(network, idx[None]) for idx in windows) / len(windows)
+    positions = torch.arange(windows.shape[1])  # (T,)
+    distances = (positions[:, None] - positions).float()  # (T, T), from each to each
+    before = weights.diagonal(-1, dim1=2, dim2=3).mean(dim=2)  # (n_layer, n_head, T - 1) before
+    return before, (weights * distances).sum(dim=3)[:, :, 1:].mean(dim=2)

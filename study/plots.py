@@ -9,18 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import train
 from model import GPT, next_probabilities
-from quill.checkpoint import find_checkpoint, network_of, read_checkpoint
+from prepare_shakespeare import open_dataset
+from quill.checkpoint import check_same_data, find_checkpoint, network_of, read_checkpoint
 from quill.files import replacing
 from quill.log import COLORS, new_figure, plain_matplotlib, read_log
 from quill.settings import read_settings
 from quill.terminal import UsageError, UserError
 from sample import read_prompt
 from study.characters import KINDS, kind_of, principal_components, spread
-from study.inside import attention_weights
+from study.inside import attention_weights, habits_of_heads
 from tokenizer import Tokenizer
 
 MOST_CHARACTERS = 40  # in a plot of attention: more would be too small to read
+MEAN_OF = 250  # pieces of the validation split: the heads to show are chosen by a mean over them
 MOST_LISTED = 70  # characters in the list beside the embeddings: more would not fit
 MOST_LIKELY = 10  # characters in a plot of temperatures
 CUTS = [{"top_k": 3}, {"top_p": 0.9}]  # shown beside the temperatures
@@ -95,18 +98,26 @@ def attention(arguments):
     if len(text) > most:
         raise UsageError(f"--start has {len(text)} characters, and {most} is the most")
     weights = attention_weights(network, idx)
-    heads = list(np.ndindex(*weights.shape[:2])) if options.all else telling_heads(weights)
+    if options.all:
+        heads = list(np.ndindex(*weights.shape[:2]))
+    else:
+        data, paths = open_dataset(network.config.dataset)
+        check_same_data({"meta": {"vocab": tokenizer.vocab}}, data, resume=False)
+        tokens = train.Tokens(paths["val"], torch.device("cpu"))
+        size = min(max(2, len(text)), len(tokens) - 1)
+        pieces = torch.cat([batch[:, 1:] for batch in tokens.in_order(size, MEAN_OF)])
+        heads = telling_heads(*habits_of_heads(network, pieces))
     save(attention_figure(weights, text, heads), path)
 
 
-def telling_heads(weights):
-    """Two heads as (layer, head), from 0: the one whose last character looks most at the character
-    before it, and the one whose last character looks furthest back on average."""
-    n_layer, n_head, T, _ = weights.shape
-    last = weights[:, :, -1]  # (n_layer, n_head, T)
-    distances = torch.arange(T - 1, -1, -1.0)  # (T,), in characters
-    before, furthest = last[:, :, T - 2].argmax(), (last @ distances).argmax()
-    return [divmod(int(head), n_head) for head in (before, furthest)]
+def telling_heads(before, distance):
+    """Two heads as (layer, head), from 0: the one that looks most at the character before it, and
+    the one that looks furthest back. before, distance: what habits_of_heads() returns."""
+    heads = [divmod(int(habit.argmax()), habit.shape[1]) for habit in (before, distance)]
+    (near, far), names = heads, [f"layer {layer + 1}, head {head + 1}" for layer, head in heads]
+    print(f"{names[0]}: a weight of {before[near]:.2f} on the character before, on average")
+    print(f"{names[1]}: {distance[far]:.2f} characters back, on average")
+    return heads
 
 
 def attention_figure(weights, text, heads):

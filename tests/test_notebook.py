@@ -40,6 +40,22 @@ def test_no_text_of_the_lecture_is_lost():
     assert "<!--" not in text and "```math" not in text
 
 
+def test_worked_example_is_whole():
+    cells = nbformat.reads(NOTEBOOK, 4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    outputs = re.findall(r"(?s)<!-- output: python -m study example.*?```\n(.*?)```", PAGE)
+    assert len(outputs) == 3 and all(output in text for output in outputs)
+
+
+def test_model_is_changed_before_an_exercise_and_restored_after_it():
+    cells = [cell.source for cell in nbformat.reads(NOTEBOOK, 4).cells]
+    restored = [i for i, cell in enumerate(cells) if cell == "!git checkout -- model.py"]
+    for (mark, (old, new)), end in zip(tool.EDITS.items(), restored, strict=True):
+        [change] = [i for i, cell in enumerate(cells) if f"old, new = {old!r}, {new!r}" in cell]
+        uses = [i for i, cell in enumerate(cells) if cell.startswith("!python") and mark in cell]
+        assert change + 1 == uses[0] and uses[-1] < end < change + 6
+
+
 def in_process(source):
     """A cell that runs a command in the kernel itself, shortened, since a process takes seconds."""
     if not source.startswith("!python"):

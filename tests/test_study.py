@@ -4,6 +4,7 @@ import hashlib
 import io
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, random_ids, small_network
+from conftest import ROOT, TINY, prepare_small, random_ids, small_network
 from torch.utils.flop_counter import FlopCounterMode
 
 import prepare_shakespeare
@@ -29,7 +30,7 @@ from quill.terminal import UsageError, UserError
 from study import checks, counting, plots
 from study.__main__ import STUDIES, main
 from study.characters import KINDS, kind_of, principal_components, spread
-from study.inside import attention_weights
+from study.inside import attention_weights, habits_of_heads
 
 needs_matplotlib = pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
 NETWORKS = {
@@ -69,7 +70,8 @@ def test_unknown_study_is_one_line_with_the_nearest_name_and_status_2(tmp_path):
 @pytest.mark.parametrize("name", STUDIES)
 def test_unknown_option_of_any_study_is_a_usage_error(here, name):
     recipe = f"{ROOT}/config/bigram.py"
-    folders = {"runs": ["out/run"], "results": ["out/run"], "compare": [recipe]}
+    folders = dict.fromkeys(["runs", "results", "context", "without"], ["out/run"])
+    folders["compare"] = [recipe]
     folders = folders.get(name, [])
     with pytest.raises(UsageError, match="--colour"):
         main([name, *folders, "--colour=red"])
@@ -252,51 +254,54 @@ def test_each_number_of_the_example_follows_from_those_before(seed, capsys):
     assert loss == pytest.approx(losses.mean(), abs=0.1)
 
 
+def prepare_validation():
+    """Make data/small in this folder, and return its validation split."""
+    prepare_small()
+    return train.Tokens("data/small/val.bin", torch.device("cpu"))
+
+
 # --- Attention --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", [1, 8])
-@pytest.mark.parametrize("position", ["learned", "rotary", "none"])
-def test_attention_weights_sum_to_1_over_the_past(position, length):
-    network = small_network(position=position, n_layer=3)
-    weights = attention_weights(network, random_ids(network, rows=1, length=length))
-    assert weights.shape == (3, 2, length, length)
-    assert torch.equal(weights, weights.tril())
-    assert torch.allclose(weights.sum(3), torch.ones(3, 2, length))
-    assert length == 1 or not torch.allclose(weights[0], weights[1], atol=0.01)
-    assert not any(module._forward_hooks for module in network.modules())
-
-
-def test_attention_weights_equal_softmax_by_hand():
+@pytest.mark.parametrize("length", [1, 5])
+def test_attention_weights_equal_softmax_by_hand(length):
     network = small_network(n_layer=1, position="none", n_embd=12)
-    idx = random_ids(network, rows=1, length=5)
+    idx = random_ids(network, rows=1, length=length)
     block = network.blocks[0]
     with torch.no_grad():
         x = block.attention_norm(network.token_embedding(idx)[0])  # (T, C)
         qkv = x @ block.attention.query_key_value.weight.T  # (T, 3C)
     weights = attention_weights(network, idx)[0]  # (n_head, T, T)
+    assert torch.equal(weights, weights.tril())
     for head in range(2):
-        for t in range(5):
+        for t in range(length):
             q, k = qkv[t, 6 * head :][:6], qkv[: t + 1, 12 + 6 * head :][:, :6]
             expected = torch.softmax(k @ q / math.sqrt(6), dim=0)
             torch.testing.assert_close(weights[head, t, : t + 1], expected)
 
 
-def test_telling_heads_are_one_that_looks_next_door_and_one_that_looks_far():
-    weights = torch.rand(2, 2, 4, 4)  # only the last rows matter
-    weights[0, :, 3] = torch.tensor([[0.1, 0.1, 0.1, 0.7], [0.1, 0.1, 0.6, 0.2]])
-    weights[1, :, 3] = torch.tensor([[0.6, 0.0, 0.3, 0.1], [0.0, 0.8, 0.2, 0.0]])
-    assert plots.telling_heads(weights) == [(0, 1), (1, 0)]  # 0.6 on the one before; 2.1 back
-    assert plots.telling_heads(torch.ones(2, 2, 1, 1)) == [(0, 0), (0, 0)]  # a single character
+def test_heads_to_show_are_chosen_by_means_over_several_texts():
+    network = small_network()
+    windows = random_ids(network, rows=3, length=5)
+    before, distance = habits_of_heads(network, windows)
+    weights = np.mean([attention_weights(network, idx[None]).numpy() for idx in windows], axis=0)
+    steps = np.subtract.outer(range(5), range(5))  # from each position to each
+    assert np.allclose(before, weights[:, :, steps == 1].mean(axis=2))
+    assert np.allclose(distance, (weights * steps).sum(axis=3)[:, :, 1:].mean(axis=2))
+    near, far = plots.telling_heads(before, distance)
+    assert before[near] == before.max() and distance[far] == distance.max()
 
 
 @needs_matplotlib
 @pytest.mark.parametrize("extra", [[], ["--all"]])
-def test_attention_plot_shows_the_weights_of_the_checkpoint(here, figures, extra):
+def test_attention_plot_shows_the_weights_of_the_checkpoint(here, figures, extra, capsys):
+    prepare_validation()
     main(["attention", "--start=First\n", *extra])
     network, tokenizer = load("out/run/ckpt.pt")
     weights = attention_weights(network, torch.tensor([tokenizer.encode("First\n")]))
-    heads = [(0, 0), (0, 1), (1, 0), (1, 1)] if extra else plots.telling_heads(weights)
+    said = re.findall(r"layer (\d), head (\d):", capsys.readouterr().out)
+    heads = [(int(layer) - 1, int(head) - 1) for layer, head in said] or [*np.ndindex(2, 2)]
+    assert len(heads) == (4 if extra else 2)
     *panels, _ = figures[0].axes  # the last one is the bar that explains the shades
     for axes, (layer, head) in zip(panels, heads, strict=True):
         assert np.array_equal(axes.images[0].get_array(), weights[layer, head])
@@ -405,8 +410,9 @@ def test_runs_plot_shows_both_losses_over_steps_and_seconds(here, figures):
 @pytest.mark.parametrize("name", ["attention", "embeddings", "temperature", "runs"])
 def test_each_plot_is_a_png_in_the_folder_of_the_run_or_where_it_is_wanted(here, name, capsys):
     arguments = [name, *{"runs": ["out/run"], "embeddings": []}.get(name, ["--start=First"])]
+    prepare_small()
     main(arguments)
-    path = Path(capsys.readouterr().out.strip())
+    path = Path(capsys.readouterr().out.splitlines()[-1])
     assert path == (Path("runs.png") if name == "runs" else Path(f"out/run/{name}.png"))
     main([*arguments, "--output=new/x.png"])
     for picture in (path, Path("new/x.png")):
@@ -428,7 +434,8 @@ def test_every_study_takes_a_tiny_text_or_refuses_it(tmp_path, text, monkeypatch
     monkeypatch.setattr(checks, "RATE_STEPS", 5)
     train_on(text, "--block_size=4")
     start, dataset = ["--start=aaaa"], ["--dataset=tiny"]
-    given = {"runs": ["out/run"], "attention": start, "temperature": start, "ngrams": dataset}
+    given = dict.fromkeys(["context", "without"], ["out/run", *dataset])
+    given |= {"runs": ["out/run"], "attention": start, "temperature": start, "ngrams": dataset}
     for name in (
         STUDIES.keys() - given.keys() - {"embeddings", "example", "compare", "results", "exercise"}
     ):
@@ -491,3 +498,40 @@ def test_ngrams_of_a_long_text_count_a_part_of_it_and_say_so(workspace, monkeypa
     out = capsys.readouterr().out
     text = Path("data/small/input.txt").read_text()[:1000]
     assert "1,000" in out and out.splitlines()[2].split()[:2] == ["1", str(len(set(text)))]
+
+
+@needs_matplotlib
+def test_context_sorts_the_predictions_of_all_windows(here, capsys):
+    tokens = prepare_validation()
+    main(["context", "out/run", "--dataset=small"])
+    network, _ = load("out/run/ckpt.pt")
+    losses = []
+    for start in range(0, len(tokens) - 16, 4):
+        ids = torch.from_numpy(tokens.ids[start : start + 17].astype(np.int64))
+        losses.append(-network(ids[None, :-1])[0][0].log_softmax(1)[range(16), ids[1:]])
+    means = torch.stack(losses).mean(dim=0).tolist()  # (16,)
+    bands = [np.mean(means[start:end]) for start, end in pairwise([0, 1, 2, 4, 8, 16])]
+    lines = capsys.readouterr().out.splitlines()
+    names, row, counted = [line.split() for line in lines if not line.startswith("note")][-4:-1]
+    assert names[:5] == ["1", "2", "3-4", "5-8", "9-16"] and counted[-1] == "counting"
+    assert list(map(float, row[:-1])) == pytest.approx(bands, abs=6e-4)
+
+
+def test_without_a_part_is_the_loss_with_zeros_in_its_place(here, capsys):
+    tokens = prepare_validation()
+    main(["without", "out/run", "--dataset=small"])
+    lines = [line.split("without ") for line in capsys.readouterr().out.splitlines()]
+    printed = {line[1]: float(line[0].split()[0]) for line in lines if len(line) == 2}
+    network, _ = load("out/run/ckpt.pt")
+    masks = {"head 1": [0] * 8 + [1] * 8, "head 2": [1] * 8 + [0] * 8}
+    masks |= {"all heads": [0] * 16, "feed-forward": [0] * 64}
+    assert len(printed) == 2 * len(masks)
+    for part, loss in printed.items():
+        layer, name = part.removeprefix("layer ").split(", ")
+        block, mask = network.blocks[int(layer) - 1], torch.tensor(masks[name])
+        module = block.feed_forward if len(mask) == 64 else block.attention
+        hook = module.projection.register_forward_pre_hook(lambda _, x, mask=mask: x[0] * mask)
+        assert loss == pytest.approx(
+            train.estimate_loss(network, tokens.in_order(16, 256)), abs=6e-4
+        )
+        hook.remove()

@@ -33,12 +33,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "lecture.md"
 PROGRAMS = {"train.py", "sample.py", "prepare_shakespeare.py", "-m study", "-m page"}
 PLOTS = {  # in docs/: where the commands leave them
-    "attention.png": "out/shakespeare_cpu/attention.png",
+    "attention.png": "out/shakespeare_plain/attention.png",
+    "context.png": "out/shakespeare_plain/context.png",
     "memorized.png": "out/memorized/loss.png",
-    "embeddings.png": "out/shakespeare_cpu/embeddings.png",
+    "embeddings.png": "out/shakespeare_plain/embeddings.png",
     "find_lr.png": "out/mlp/find_lr.png",
     "runs.png": "runs.png",
-    "temperature.png": "out/shakespeare_cpu/temperature.png",
+    "temperature.png": "out/shakespeare_plain/temperature.png",
 }
 # Exercises in which the reader changes model.py: what, for the commands with this folder.
 EDITS = {
@@ -142,15 +143,26 @@ def figures_of(command, output):
         rows = [line.split() for line in output.splitlines()[1:]]
         return {f"{Path(row[-1]).parent.name}.context": rounded(row[1]) for row in rows}
     if words[3:4] == ["ngrams"]:
-        rows = [line.split() for line in output.splitlines()[1:7]]
-        columns = enumerate(["n", "strings", "once", "new", "loss"])
-        figures = {f"ngrams.{row[0]}.{key}": row[i] for i, key in columns for row in rows}
-        counts = [int(row[1].replace(",", "")) for row in rows[:5]]  # up to n = 5
-        return figures | {
-            "ngrams.best": min(row[4] for row in rows),
-            "ngrams.all": f"{sum(counts):,}",
+        rows = [line.split() for line in output.split("\n\n")[0].splitlines()[1:]]
+        best = min(rows, key=lambda row: row[4])
+        counts = [int(row[1].replace(",", "")) for row in rows[: int(best[0])]]
+        text = ".".join(["ngrams", *filter(None, [options.get("dataset")])])
+        return {f"{text}.{row[0]}.loss": row[4] for row in rows} | {
+            f"{text}.n": best[0],
+            f"{text}.best": best[4],
+            f"{text}.all": f"{sum(counts):,}",
+        }
+    if words[3:4] == ["context"]:
+        bands, *rows = [line.split() for line in output.splitlines()]
+        runs = {Path(row[-1]).name: row for row in rows if len(row) > 1}
+        return {
+            f"context.{run}.{band}": loss
+            for run, row in runs.items()
+            for band, loss in zip(bands, row[:-1], strict=False)
         }
     patterns = {
+        "attention.near": r"a weight of ([\d.]+) on the character before",
+        "attention.far": r"([\d.]+) characters back",
         "overfit_batch.loss": r"the loss fell from \d\.\d+ to (\d\.\d+)",
         "overfit_batch.steps": r"in (\d+) steps",
         "find_lr.lowest": r"the loss is lowest at a rate of ([\d.e-]+)",
@@ -256,7 +268,7 @@ def main():
         PAGE.write_text(page, encoding="utf-8")
         for name, source in PLOTS.items():
             shutil.copy(source, ROOT / "docs" / name)
-        photograph_page(Path("out/shakespeare_cpu/page.html"), ROOT / "docs")
+        photograph_page(Path("out/shakespeare_plain/page.html"), ROOT / "docs")
         print(f"the runs are in {folder}; delete it when you have looked at them")
     if problems:
         sys.exit("docs/lecture.md: " + "\n".join(problems))

@@ -3,14 +3,16 @@
     python tools/notebook.py
 
 Prose and formulas become Markdown cells, each command a cell of its own. What a command printed for
-the page is left out, since the cell prints it anew; a plot that it makes is shown below it.
+the page is left out, since the cell prints it anew, but for the worked example, whose numbers the
+prose goes through; a plot that it makes is shown below it. Where an exercise changes model.py, a
+cell makes the change, so that all cells can be run in order.
 """
 
 import re
 from pathlib import Path
 
 import nbformat
-from lecture import PLOTS
+from lecture import EDITS, PLOTS
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -32,7 +34,8 @@ if not Path("model.py").exists():
     assert ADDRESS, "write the address of the project into ADDRESS, and run this cell again"
     subprocess.run(["git", "clone", ADDRESS, "/tmp/quillgpt"], check=True)
     os.chdir("/tmp/quillgpt")
-missing = [name for name in ("torch", "numpy", "requests") if not importlib.util.find_spec(name)]
+needed = ("torch", "numpy", "requests", "matplotlib")
+missing = [name for name in needed if not importlib.util.find_spec(name)]
 if missing:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
 # "!python" below is then the Python of this notebook.
@@ -41,6 +44,16 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 import torch
 
 print("device:", torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU")
+"""
+CHANGE_MODEL = """
+# This makes the change in model.py. (To make it by hand, open model.py in the file browser.) After
+# the exercise, a cell restores the file.
+from pathlib import Path
+
+source = Path("model.py").read_text(encoding="utf-8")
+old, new = {!r}, {!r}
+assert old in source, "model.py has been changed already"
+Path("model.py").write_text(source.replace(old, new), encoding="utf-8")
 """
 SHOW_PLOT = """
 from IPython.display import Image
@@ -53,11 +66,11 @@ from pathlib import Path
 
 from IPython.display import HTML
 
-page = escape(Path("out/shakespeare_cpu/page.html").read_text(encoding="utf-8"))
+page = escape(Path("out/shakespeare_plain/page.html").read_text(encoding="utf-8"))
 HTML(f'<iframe srcdoc="{page}" width="100%" height="900"></iframe>')
 """
 
-OUTPUT = re.compile(r"<!-- output: .*? -->\n```\n.*?```\n", re.DOTALL)
+OUTPUT = re.compile(r"<!-- output: (?!python -m study example)[^\n]* -->\n```\n.*?```\n", re.DOTALL)
 COMMENT = re.compile(r"<!-- .*? -->\n", re.DOTALL)
 FORMULA = re.compile(r"(?m)^( *)```math\n(.*?)^ *```", re.DOTALL)  # GitHub's way to write one
 # What becomes a cell of code: commands, Python, and a plot that a command has made.
@@ -68,8 +81,13 @@ def make(page):
     """The notebook's file for a page of Markdown, as text."""
     text = FORMULA.sub(r"\1$$\n\2\1$$", COMMENT.sub("", OUTPUT.sub("", page)))
     cells = [new_markdown_cell(FIRST), new_code_cell(SET_UP.strip())]
+    edits = dict(EDITS)
     for part in CODE.split(text):
-        sources = sources_of(part)
+        sources = []
+        for source in sources_of(part):
+            for mark in [mark for mark in edits if mark in source]:
+                sources.append(CHANGE_MODEL.format(*edits.pop(mark)))
+            sources.append(source)
         cells += [new_code_cell(source.strip()) for source in sources]
         if not sources and part.strip():
             cells.append(new_markdown_cell(part.strip()))

@@ -1,0 +1,46 @@
+"""What each part of a Transformer contributes: the loss without it."""
+
+from dataclasses import dataclass
+
+import torch
+
+import train
+from model import GPT
+from quill.terminal import UserError
+from study.context import open_runs
+
+MEASURED_ON = 256  # windows of the validation split, spread evenly
+
+
+@dataclass(frozen=True)
+class WithoutOptions:
+    dataset: str = "shakespeare_char"  # folder under data/: what the losses are measured on
+
+
+@torch.no_grad()
+def without(arguments):
+    """Switch off each head and each feed-forward: python -m study without out/a.
+
+    What a part adds to the residual stream is a product with a matrix. Here, the matrix, or the
+    columns of it that belong to a head, are zeros for a moment.
+    """
+    _, networks, _, paths = open_runs(arguments, WithoutOptions, "without")
+    tokens = train.Tokens(paths["val"], torch.device("cpu"))
+    for name, network in networks.items():
+        if not isinstance(network, GPT):
+            raise UserError(f"a {type(network).__name__} has no heads: only a GPT has")
+        windows = list(tokens.in_order(network.config.block_size, MEASURED_ON))
+        whole, parts = train.estimate_loss(network, windows), {}
+        for i, block in enumerate(network.blocks, 1):
+            projection = block.attention.projection.weight  # (C, C): C / n_head columns a head
+            heads = projection.split(block.attention.head_size, dim=1)
+            parts |= {f"layer {i}, head {j}": columns for j, columns in enumerate(heads, 1)}
+            parts[f"layer {i}, all heads"] = projection
+            parts[f"layer {i}, feed-forward"] = block.feed_forward.projection.weight
+        print(f"{whole:.3f}           {name}")
+        for part, weights in parts.items():
+            kept = weights.clone()
+            weights.zero_()
+            loss = train.estimate_loss(network, windows)
+            weights.copy_(kept)
+            print(f"{loss:.3f}  {loss - whole:+.3f}   without {part}")
