@@ -49,17 +49,17 @@ class Muon(Optimizer):
                 torch._foreach_sub_(parameters, changes.float().unbind(), alpha=rate)
 
 
-def nearly_orthogonal(matrices, dtype):
+def nearly_orthogonal(matrices, dtype, iterations=ITERATIONS):
     """The matrices (count, rows, columns) with their singular values moved close to 1, in dtype.
 
     Each Newton-Schulz iteration applies a polynomial to the singular values; Jordan's coefficients
     favor speed over precision: the values end between about 0.7 and 1.2, except the very small.
     """
     if matrices.shape[1] > matrices.shape[2]:
-        return nearly_orthogonal(matrices.mT, dtype).mT
+        return nearly_orthogonal(matrices.mT, dtype, iterations).mT
     norms = torch.linalg.matrix_norm(matrices, keepdim=True)  # (count, 1, 1)
     x = (matrices / (norms + 1e-7)).to(dtype)  # in this order: float16 would lose small gradients
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         square = x @ x.mT  # (count, rows, columns) -> (count, rows, rows)
         polynomial = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
         x = torch.baddbmm(x, polynomial, x, beta=3.4445)  # (count, rows, columns)

@@ -13,12 +13,12 @@ from quill.processes import WORLD
 from quill.terminal import UsageError, UserError, did_you_mean, run_main
 from study import checks, counting, example, plots
 from study.compare import compare
-from study.exercise import exercise
 from study.results import results
+from study.task import task
 
 CHECKS = [checks.dry_run, checks.overfit_batch, checks.find_lr, counting.ngrams, example.example]
 PLOTS = [plots.attention, plots.embeddings, plots.temperature, plots.runs]
-RUNS = [compare, results, exercise]
+RUNS = [compare, results, task]
 STUDIES = {study.__name__: study for study in CHECKS + PLOTS + RUNS}  # the docstrings are the help
 
 
