@@ -1,8 +1,4 @@
-"""Mistakes that people make in the tasks, for the checker to name.
-
-It knows a mistake by its numbers, however it is written: they are those of the solution with that
-mistake made in it. Then it says: "this is what comes out without the mask".
-"""
+"""Mistakes that people make in the tasks. The checker knows each by the numbers that come out."""
 
 # A task | what stands in its solution | what may stand there | the mistake in words.
 TABLE = """
@@ -11,6 +7,7 @@ softmax | powers / powers.sum() | powers | without the division by the sum
 softmax | torch.exp(z - z.max()) | z | without the exponential
 cross_entropy | .mean() | .sum() | with the sum over the N answers, not their mean
 cross_entropy | dim=1 | dim=0 | with the softmax over dim 0: each row, dim 1, should sum to 1
+cross_entropy | -p.log() | p.log() | without the minus sign
 cross_entropy | .log() | .log2() | with log2: this is in bits, not in nats
 cross_entropy | .softmax(dim=1) | | without the softmax: logits are not probabilities
 cross_entropy | [torch.arange(len(targets)), targets] | | with all of each row, not the answer alone
@@ -30,7 +27,6 @@ rotate | a * cos - b * sin | a * cos + b * sin | with a plus in the first half
 rotate | b * cos + a * sin | b * cos - a * sin | with a minus in the second half
 rotate | -2 * | -1 * | with the exponents -i / D, not -2 i / D
 rotate | -2 * | -4 * | with the exponents -4 i / D, not -2 i / D
-rotate | arange(T) | arange(1, T + 1) | with positions counted from 1
 rotate | : D // 2], x[:, D // 2 :] | ::2], x[:, 1::2] | with neighboring entries of x as pairs
 rotate | dim=1) | dim=1).view(T, 2, D // 2).mT.flatten(1) | with each pair's results side by side
 attention | / math.sqrt(D) | | without the division by sqrt(D)
@@ -47,6 +43,7 @@ attention | return | return scores.softmax(1).tril() @ v # | with the mask after
 split_into_heads | .transpose(1, 2) | | without swapping the dimensions of positions and heads
 split_into_heads | .trans | .reshape(B, n_head, T, -1) # | with a view alone, which mixes the heads
 split_into_heads | x.v | x.view(B, T, -1, n_head).mT.v | with every n_head-th entry in a head
+feed_forward | / 2 @ | @ | without the division by 2
 feed_forward | / math.sqrt(2) | | without the division by sqrt(2)
 feed_forward | erf(z / math.sqrt(2)) | tanh(.79788 * (z + .044715 * z**3)) | with tanh, not erf
 feed_forward | z * (1 | (1 | without the factor z: GELU is z times the area
@@ -77,7 +74,6 @@ top_k_top_p | - kept >= p | > p | without the character with which the sum reach
 top_k_top_p | kept /= kept.sum() | | when the k do not get the sum 1 before the cut at p
 top_k_top_p | kept / kept.sum()) | kept) | without the division by the sum at the end
 top_k_top_p | order, | order.sort()[0], | when the result stays sorted
-newton_schulz | -4.7750 | 4.7750 | with a plus before 4.775
 newton_schulz | @ square) @ x | ) @ x | without the square of x x^T
 newton_schulz | square @ square | square * square | with the squares of the entries of x x^T
 """

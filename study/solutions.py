@@ -1,7 +1,4 @@
-"""The solutions of `python -m study task`, in the lecture's order.
-
-A task shows a function's signature and docstring; its first line says where the formula is.
-"""
+"""The solutions of `python -m study task`, in the lecture's order; a task begins without bodies."""
 
 import math
 
@@ -13,8 +10,7 @@ def softmax(z):
 
     z: (V), any numbers. Returns (V): positive numbers with the sum 1. Do not call torch's softmax.
 
-    Hint: exponentials, divided by their sum. Subtract the largest score first, or its exponential
-    may overflow; why does that change nothing?
+    Hint: exponentials, divided by their sum. Subtract the largest score first: why may you?
     """
     powers = torch.exp(z - z.max())  # the largest could overflow
     return powers / powers.sum()

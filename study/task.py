@@ -105,9 +105,6 @@ def grade(folders):
         sys.stdout.flush()
 
 
-# --- One file, in a process of its own ---------------------------------------------------------
-
-
 def examine(name, path):
     """What is to be said about a file: "done", "open", or "wrong: " and what is wrong with it."""
     if not path.exists():
@@ -160,8 +157,7 @@ def forbidden_call(name, tree):
 
 def in_a_sentence(error, path):
     """An exception in words, with the line of the learner's file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = lines[-1] if lines else getattr(error, "lineno", None)  # a SyntaxError has its own
     text = f"{type(error).__name__}: {getattr(error, 'msg', error)}".splitlines()[0]
     for needed in HEAD.splitlines():

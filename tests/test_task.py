@@ -10,15 +10,10 @@ from torch.optim.adamw import adamw
 import model
 import train
 from quill.muon import nearly_orthogonal
-from quill.terminal import UsageError, UserError
+from quill.terminal import UserError
 from study import solutions, task
 from study.__main__ import main
 from study.mistakes import MISTAKES
-
-
-def learning_rate(step, peak, warmup, last):
-    names = {"lr_schedule": "linear", "min_lr": 0.0, "warmup_iters": warmup, "max_iters": last}
-    return peak * train.get_lr(step, train.Config(learning_rate=peak, **names))
 
 
 def adamw_step(w, g, m, s, step, lr, beta1, beta2, weight_decay):
@@ -28,6 +23,7 @@ def adamw_step(w, g, m, s, step, lr, beta1, beta2, weight_decay):
     return w, m, s
 
 
+LINEAR = train.Config(lr_schedule="linear", min_lr=0.0, warmup_iters=10, max_iters=110)
 REFERENCES = {
     "softmax": lambda z: F.softmax(z, dim=0),
     "cross_entropy": F.cross_entropy,
@@ -37,7 +33,7 @@ REFERENCES = {
     "attention": lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True),
     "split_into_heads": lambda x, n: model.split_heads(torch.cat([x, x, x], dim=2), n)[0],
     "feed_forward": lambda x, a, b: F.linear(F.gelu(F.linear(x, a)), b),
-    "learning_rate": learning_rate,
+    "learning_rate": lambda step, peak, *_: peak * train.get_lr(step, LINEAR),
     "adamw_step": adamw_step,
     "top_k_top_p": lambda x, k, p: model.next_probabilities(x.log()[None], top_k=k, top_p=p)[0],
     "newton_schulz": lambda x: nearly_orthogonal(x[None], torch.float32, iterations=1)[0],
@@ -50,13 +46,11 @@ SENTENCES = {  # {a solution of softmax: what is said about it}
     "def softmax(z): return z[": "line 7: SyntaxError: '[' was never closed",
     "del F\ndef softmax(z): return F.relu(z)": "line 8: NameError: name 'F' is not defined; write",
     "def softmax(z): return [z, z]": "for 5 scores, a list is returned where a tensor should be",
-    "def softmax(z): return z[None]": "for 5 scores, the shape is (1, 5) and should be (5,)",
     "def softmax(z): return z - math.nan": "for 5 scores, entry (0,) is nan (from 0 / 0",
 }
 
 
 def said(folder, name, source):
-    """What is said about a file with this source."""
     path = folder / f"{name}.py"
     path.write_text(task.HEAD + source)
     return task.state_of(name, path)
@@ -72,7 +66,7 @@ def test_the_solution_is_right_and_each_mistake_is_named(tmp_path, name):
     start, quotes, body = task.SOURCES[name].rpartition('"""')
     for before, after, phrase in [mistake for of, *mistake in MISTAKES if of == name]:
         state = said(tmp_path, name, start + quotes + body.replace(before, after))
-        assert state.startswith(f"wrong: this is what comes out {phrase}. For "), phrase
+        assert state.startswith(f"wrong: this is what comes out {phrase}. For ")
 
 
 @pytest.mark.parametrize("name", task.SOURCES)
@@ -105,18 +99,15 @@ def test_check_ends_with_0_only_if_all_is_right(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit, match="1"):
         main(["task", "softmax", "embed", "--json"])
     assert json.loads(capsys.readouterr().out) == {"softmax": "done", "embed": "open"}
-    with pytest.raises(UsageError, match="'attention'"):
-        main(["task", "atention"])
 
 
 def test_grade_prints_a_csv_and_no_file_stops_the_others(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(task, "SECONDS", 1)
-    sources = {"a": "while True: pass", "b": "import os; os._exit(0)", "c": "print(5)"}
-    for student, source in sources.items():
+    for student, source in (("a", "while True: pass"), ("b", "import os; os._exit(0)")):
         (tmp_path / student / "tasks").mkdir(parents=True)
         said(tmp_path / student / "tasks", "embed", task.SOURCES["embed"])
         (tmp_path / student / "tasks/softmax.py").write_text(source)
     main(["task", "--grade", str(tmp_path)])
     rows = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[:2] for row in rows] == [["a", "1"], ["b", "1"], ["c", "1"]]
-    assert all("no result in 1 second" in row[2] for row in rows[:2])
+    assert [row[:2] for row in rows] == [["a", "1"], ["b", "1"]]
+    assert all("no result in 1 second" in row[2] for row in rows)
