@@ -23,6 +23,7 @@ layer_norm | ** 2).mean( | ** 2 / (1 - 1 / x.shape[2])).mean( | with C - 1 in th
 layer_norm | + 0.00001 | | without the 0.00001
 layer_norm | torch.sqrt(variance + | (variance.sqrt() + | with the 0.00001 outside the root
 layer_norm | dim=2 | dim=1 | with mean and variance over dim 1, the positions: it should be dim 2
+layer_norm | dim=2 | dim=(0, 1, 2) | with one mean and variance for all: each vector has its own
 rotate | a * cos - b * sin | a * cos + b * sin | with a plus in the first half
 rotate | b * cos + a * sin | b * cos - a * sin | with a minus in the second half
 rotate | -2 * | -1 * | with the exponents -i / D, not -2 i / D
@@ -42,7 +43,7 @@ attention | dim=1 | dim=0 | with the softmax over the queries, dim 0: the keys a
 attention | return | return scores.softmax(1).tril() @ v # | with the mask after the softmax
 split_into_heads | .transpose(1, 2) | | without swapping the dimensions of positions and heads
 split_into_heads | .trans | .reshape(B, n_head, T, -1) # | with a view alone, which mixes the heads
-split_into_heads | x.v | x.view(B, T, -1, n_head).mT.v | with every n_head-th entry in a head
+split_into_heads | x.v | x.view(B, T, -1, n_head).mT.v | with each n_head-th entry, not D neighbors
 feed_forward | / 2 @ | @ | without the division by 2
 feed_forward | / math.sqrt(2) | | without the division by sqrt(2)
 feed_forward | erf(z / math.sqrt(2)) | tanh(.79788 * (z + .044715 * z**3)) | with tanh, not erf
@@ -57,7 +58,7 @@ learning_rate | (warmup_iters + 1) | warmup_iters | when the peak is reached one
 learning_rate | < warmup_iters | < 0 | without the warm-up
 learning_rate | * (max_iters - step) / (max_iters - warmup_iters) | | without the decay
 learning_rate | (max_iters - warmup_iters) | max_iters | with the decay divided by max_iters alone
-learning_rate | (max_iters - step) | 50 + 50 * math.cos(math.pi * (step - 10) / 100) | with a cosine
+learning_rate | peak * | | without the peak: this is the factor alone
 adamw_step | g**2 | g | without the square of g in s
 adamw_step | m / (1 - beta1**step) | m | without the bias correction of m
 adamw_step | s / (1 - beta2**step) | s | without the bias correction of s

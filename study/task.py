@@ -53,7 +53,7 @@ def task(arguments):
     rest = [word for word in arguments if word.startswith("-")]
     options = TaskOptions(**read_settings(TaskOptions, rest, "-m study task [NAME]"))
     if (options.hint or options.solution or options.grade) and not names:
-        raise UsageError("name the task, or the folder: python -m study task attention --hint")
+        raise UsageError("a name is missing: python -m study task attention --hint, or --grade FOLDER")
     for name in names:
         if name not in SOURCES and not options.grade:
             hint = did_you_mean(name, SOURCES)
@@ -95,7 +95,7 @@ def grade(folders):
     """Print a CSV with a row for each student's folder in them: its files, or its FOLDER's."""
     students = [path for folder in folders for path in Path(folder).glob("[!._]*") if path.is_dir()]
     if not students:
-        raise UserError(f"{', '.join(folders)}: no folders in it; each student should have one")
+        raise UserError(f"no folders in {', '.join(folders)}: each student should have one there")
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["student", "done", *SOURCES])
     for student in sorted(students):
