@@ -53,7 +53,7 @@ def task(arguments):
     rest = [word for word in arguments if word.startswith("-")]
     options = TaskOptions(**read_settings(TaskOptions, rest, "-m study task [NAME]"))
     if (options.hint or options.solution or options.grade) and not names:
-        raise UsageError("a name is missing: python -m study task attention --hint, or --grade FOLDER")
+        raise UsageError("name a task or a folder: python -m study task attention --hint")
     for name in names:
         if name not in SOURCES and not options.grade:
             hint = did_you_mean(name, SOURCES)
