@@ -7,20 +7,23 @@
 None of them changes a run.
 """
 
-import quill  # noqa: F401 (before torch, which reads what it sets)
+from quill import start
+
+start()
+
 from quill.hardware import errors_explained
 from quill.parallel import WORLD
 from quill.terminal import UsageError, UserError, did_you_mean, run_main
 from study import checks, counting, example, plots
 from study.compare import compare
 from study.context import context
-from study.exercise import exercise
 from study.results import results
+from study.task import task
 from study.without import without
 
 CHECKS = [checks.dry_run, checks.overfit_batch, checks.find_lr, counting.ngrams, example.example]
 PLOTS = [plots.attention, plots.embeddings, plots.temperature, plots.runs]
-RUNS = [compare, results, context, without, exercise]
+RUNS = [compare, results, context, without, task]
 STUDIES = {study.__name__: study for study in CHECKS + PLOTS + RUNS}  # the docstrings are the help
 
 
@@ -28,7 +31,7 @@ def main(arguments):
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m study NAME [...]; python -m study NAME --help lists its options\n")
         for name, study in STUDIES.items():
-            print(f"    {name:<14} {study.__doc__.splitlines()[0]}")
+            print(f"    {name:<14} {(study.__doc__ or '').partition(chr(10))[0]}")
         return
     name, *rest = arguments
     if name not in STUDIES:

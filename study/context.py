@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-import train
-from prepare_shakespeare import open_dataset
 from quill.checkpoint import check_same_data, find_checkpoint, network_of, read_checkpoint
-from quill.log import COLORS, new_figure
-from quill.settings import read_settings
+from quill.dataset import open_dataset
+from quill.figures import COLORS, new_figure
+from quill.settings import read_options
 from quill.terminal import UsageError
 from study.counting import LONGEST, count_dataset
 from study.plots import MARKERS, save
@@ -23,19 +22,19 @@ class ContextOptions:
 
 
 def open_runs(arguments, options_class, study):
-    """(the options, {folder: its network}, the dataset's meta and paths) for a command line that
-    begins with the folders of runs."""
+    """Return the options, {folder: its network} and the dataset for a command line that begins with
+    the folders of runs."""
     folders = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
     program, rest = f"-m study {study} out/a", arguments[len(folders) :]
-    options = options_class(**read_settings(options_class, rest, program))
+    options = read_options(rest, options_class, program)
     if not 1 <= len(folders) < len(COLORS):
         raise UsageError(f"1 to {len(COLORS) - 1} folders are needed, as in python {program}")
-    (meta, paths), networks = open_dataset(options.dataset), {}
+    data, networks = open_dataset(options.dataset), {}
     for folder in folders:
         checkpoint = read_checkpoint(find_checkpoint(folder))
-        check_same_data(checkpoint, meta, resume=False)
+        check_same_data(checkpoint, data.meta, resume=False)
         networks[folder] = network_of(checkpoint)
-    return options, networks, meta, paths
+    return options, networks, data
 
 
 def context(arguments):
@@ -44,24 +43,30 @@ def context(arguments):
     A prediction in a window of the validation split is from all characters of the window before it.
     Counted n-grams use as many of these as does them good.
     """
-    options, networks, meta, paths = open_runs(arguments, ContextOptions, "context")
-    tokens = train.Tokens(paths["val"], torch.device("cpu"))
-    losses = {name: by_context(network, tokens) for name, network in networks.items()}
-    model, validation = count_dataset(meta, paths)
+    options, networks, data = open_runs(arguments, ContextOptions, "context")
+    losses = {name: by_context(network, data.val) for name, network in networks.items()}
+    model, validation = count_dataset(data)
     counted = [model.loss(validation, n) for n in range(2, LONGEST + 1)]
     longest = max(map(len, losses.values()))
     losses["counting"] = [min(counted[: t + 1]) for t in range(longest)]
     losses = {name: in_bands(row) for name, row in losses.items()}
     bands = losses["counting"]
     print("".join(f"{band:>8}" for band in bands) + "   characters of context")
-    axes = (figure := new_figure(9, 5.5, "Validation loss by characters of context")).subplots()
-    for (name, row), color, marker in zip(losses.items(), COLORS, MARKERS, strict=False):
+    for name, row in losses.items():
         print("".join(f"{row[band]:8.3f}" if band in row else 8 * " " for band in bands), "", name)
+    save(options.output, context_figure, losses)
+
+
+def context_figure(losses):
+    """The losses over the characters of context. losses: {name: what in_bands() returns}."""
+    figure = new_figure(9, 5.5, "Validation loss by characters of context")
+    axes = figure.subplots()
+    for (name, row), color, marker in zip(losses.items(), COLORS, MARKERS, strict=False):
         axes.plot(list(row), list(row.values()), f"{marker}-", color=color, lw=2, label=name)
     axes.set(xlabel="characters of context", ylabel="loss (nats per character)")
     axes.grid(axis="y")
     axes.legend()
-    save(figure, options.output)
+    return figure
 
 
 @torch.no_grad()

@@ -3,11 +3,9 @@
 import random
 from dataclasses import dataclass
 
-import numpy as np
-
-from ancestors import NGrams
-from prepare_shakespeare import open_dataset
-from quill.settings import read_settings
+from networks import NGrams
+from quill.dataset import open_dataset
+from quill.settings import read_options
 from tokenizer import Tokenizer
 
 LONGEST = 8  # characters; in a text of a megabyte, most longer strings occur only once
@@ -21,22 +19,22 @@ class CountingOptions:
     seed: int = 1337  # of the sample
 
 
-def count_dataset(meta, paths):
-    """(the NGrams of a dataset's training split, the text of its validation split)."""
-    decode = Tokenizer(meta["vocab"]).decode
-    splits = [np.fromfile(paths[split], "<u2", MOST_COUNTED) for split in ("train", "val")]
-    text, validation = map(decode, splits)
-    if len(text) < meta["tokens"]["train"]:
+def count_dataset(data):
+    """Return the NGrams of a dataset's training split, and the text of its validation split."""
+    vocab = data.meta["vocab"]
+    splits = [tokens.ids[:MOST_COUNTED] for tokens in (data.train, data.val)]
+    text, validation = map(Tokenizer(vocab).decode, splits)
+    if len(text) < len(data.train):
         print(f"of the training text, the first {MOST_COUNTED:,} characters are counted")
-    return NGrams(text, LONGEST, len(meta["vocab"])), validation
+    return NGrams(text, LONGEST, len(vocab)), validation
 
 
 def ngrams(arguments):
     """Print how far counting gets you: the loss of n-grams for each n, and a sample."""
-    options = CountingOptions(**read_settings(CountingOptions, arguments, "-m study ngrams"))
-    meta, paths = open_dataset(options.dataset)
-    model, validation = count_dataset(meta, paths)
-    vocab, losses = meta["vocab"], {}
+    options = read_options(arguments, CountingOptions, "-m study ngrams")
+    data = open_dataset(options.dataset)
+    model, validation = count_dataset(data)
+    vocab, losses = data.meta["vocab"], {}
     print(" n   different strings   of them once   new in validation   validation loss")
     for n in range(1, LONGEST + 1):
         counts = [count for string, count in model.count.items() if len(string) == n]

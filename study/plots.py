@@ -4,18 +4,17 @@ import contextlib
 import itertools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-import train
 from model import GPT, next_probabilities
-from prepare_shakespeare import open_dataset
+from quill import figures
 from quill.checkpoint import check_same_data, find_checkpoint, network_of, read_checkpoint
-from quill.files import replacing
-from quill.log import COLORS, new_figure, plain_matplotlib, read_log
-from quill.settings import read_settings
+from quill.dataset import open_dataset
+from quill.figures import COLORS, import_matplotlib, new_figure
+from quill.log import read_log
+from quill.settings import read_options
 from quill.terminal import UsageError, UserError
 from sample import read_prompt
 from study.characters import KINDS, kind_of, principal_components, spread
@@ -39,20 +38,18 @@ class PlotOptions:
 
 
 def prepare(options_class, arguments, study):
-    """(the options, the path of the PNG, the network of the checkpoint, its tokenizer, the most
-    frequent characters of its text)."""
-    options = options_class(**read_settings(options_class, arguments, f"-m study {study}"))
+    """Return the options, the path of the PNG, the network of the checkpoint, its tokenizer, and the
+    most frequent characters of its text."""
+    options = read_options(arguments, options_class, f"-m study {study}")
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint, output = read_checkpoint(path), options.output or path.parent / f"{study}.png"
     meta = checkpoint["meta"]
     return options, output, network_of(checkpoint), Tokenizer(meta["vocab"]), meta["most_frequent"]
 
 
-def save(figure, path):
-    """Write a figure as a PNG, and print where."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+def save(path, draw, *arguments):
+    """Write the figure that draw(*arguments) returns as a PNG, and print where."""
+    figures.save(path, draw, *arguments)
     print(path)
 
 
@@ -64,8 +61,8 @@ def visible(character, missing=()):
 
 
 def fonts_for(characters):
-    """(the names of installed fonts that have these characters, the characters that none has)."""
-    plain_matplotlib()
+    """Return the names of installed fonts that have these characters, and those that none has."""
+    import_matplotlib()
     from matplotlib.font_manager import fontManager, get_font
 
     names, missing = [], {character for character in characters if character.isprintable()}
@@ -86,6 +83,7 @@ def fonts_for(characters):
 class AttentionOptions(PlotOptions):
     start: str = "ROMEO:"  # the text in which the heads look around, or FILE:path
     all: bool = False  # every head of every layer, instead of two
+    dataset: str = "shakespeare_char"  # folder under data/: on which the two are chosen
 
 
 def attention(arguments):
@@ -101,13 +99,12 @@ def attention(arguments):
     if options.all:
         heads = list(np.ndindex(*weights.shape[:2]))
     else:
-        data, paths = open_dataset(network.config.dataset)
-        check_same_data({"meta": {"vocab": tokenizer.vocab}}, data, resume=False)
-        tokens = train.Tokens(paths["val"], torch.device("cpu"))
-        size = min(max(2, len(text)), len(tokens) - 1)
-        pieces = torch.cat([batch[:, 1:] for batch in tokens.in_order(size, MEAN_OF)])
+        data = open_dataset(options.dataset)
+        check_same_data({"meta": {"vocab": tokenizer.vocab}}, data.meta, resume=False)
+        size = min(max(2, len(text)), len(data.val) - 1)
+        pieces = torch.cat([batch[:, 1:] for batch in data.val.spread(size, MEAN_OF)])
         heads = telling_heads(*habits_of_heads(network, pieces))
-    save(attention_figure(weights, text, heads), path)
+    save(path, attention_figure, weights, text, heads)
 
 
 def telling_heads(before, distance):
@@ -154,7 +151,7 @@ def embeddings(arguments):
     vectors = next(network.parameters()).detach().numpy()[ids]  # (V, C); a bigram's table: (V, V)
     if min(vectors.shape) < 2:
         raise UserError("a plane needs two characters and two dimensions at least")
-    save(embeddings_figure(vectors, tokenizer.decode(ids)), path)
+    save(path, embeddings_figure, vectors, tokenizer.decode(ids))
 
 
 def embeddings_figure(vectors, vocab):
@@ -203,7 +200,7 @@ def temperature(arguments):
     with torch.no_grad():
         logits, _ = network(idx[:, -network.config.block_size :])  # (1, T) -> (1, T, V)
     settings = [{"temperature": value} for value in options.temperature] + CUTS
-    save(temperature_figure(logits[:, -1], tokenizer.vocab, text, settings), path)
+    save(path, temperature_figure, logits[:, -1], tokenizer.vocab, text, settings)
 
 
 def temperature_figure(logits, vocab, text, settings):
@@ -244,10 +241,10 @@ def runs(arguments):
     """Plot the losses of several runs: python -m study runs out/a out/b."""
     folders = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
     program, rest = "-m study runs out/a out/b", arguments[len(folders) :]
-    options = RunsOptions(**read_settings(RunsOptions, rest, program))
+    options = read_options(rest, RunsOptions, program)
     if not 1 <= len(folders) <= len(COLORS):
         raise UsageError(f"1 to {len(COLORS)} folders are needed, as in python {program}")
-    save(runs_figure({folder: read_log(folder) for folder in folders}), options.output)
+    save(options.output, runs_figure, {folder: read_log(folder) for folder in folders})
 
 
 def runs_figure(logs):

@@ -1,7 +1,4 @@
-"""The solutions of `python -m study exercise`, in the lecture's order.
-
-An exercise shows a function's signature and docstring; its first line says where the formula is.
-"""
+"""The solutions of `python -m study task`, in the lecture's order; a task begins without bodies."""
 
 import math
 
@@ -11,10 +8,9 @@ import torch
 def softmax(z):
     """Scores to probabilities (lecture: From scores to probabilities).
 
-    z: (V), any numbers. Returns (V): positive numbers with the sum 1. Do not call torch.softmax.
+    z: (V), any numbers. Returns (V): positive numbers with the sum 1. Do not call torch's softmax.
 
-    Hint: exponentials, divided by their sum. Subtract the largest score first, or its exponential
-    may overflow; why does that change nothing?
+    Hint: exponentials, divided by their sum. Subtract the largest score first: why may you?
     """
     powers = torch.exp(z - z.max())  # the largest could overflow
     return powers / powers.sum()
@@ -26,8 +22,7 @@ def cross_entropy(logits, targets):
     logits: (N, V). targets: (N), the ids of the right answers. Returns one number: the mean of
     -ln p, where p is the probability of the right answer. Do not call torch's cross_entropy.
 
-    Hint: logits.softmax(dim=1) has all probabilities, and [torch.arange(N), targets] picks one from
-    each row.
+    Hint: logits.softmax(dim=1) has all probabilities; [torch.arange(N), targets] picks one a row.
     """
     p = logits.softmax(dim=1)[torch.arange(len(targets)), targets]  # (N)
     return -p.log().mean()
@@ -61,8 +56,7 @@ def layer_norm(x, gains):
 
     x: (B, T, C). gains: (C). Returns (B, T, C). 0.00001 is added to the variance.
 
-    Hint: mean and variance are taken over the last dimension; keepdim=True keeps the shapes in
-    step.
+    Hint: mean and variance are those of the last dimension. keepdim=True makes the shapes fit.
     """
     mean = x.mean(dim=2, keepdim=True)  # (B, T, 1)
     variance = ((x - mean) ** 2).mean(dim=2, keepdim=True)  # (B, T, 1)
@@ -75,8 +69,7 @@ def rotate(x):
     x: (T, D), queries or keys at the positions 0, 1, ..., T - 1. Entry i of the first half and
     entry i of the second half are a pair. Returns (T, D).
 
-    Hint: torch.outer(positions, frequencies) has all angles. Rotate the pairs, then torch.cat the
-    halves.
+    Hint: torch.outer(positions, frequencies) has all angles. torch.cat joins the halves again.
     """
     T, D = x.shape
     angles = torch.outer(torch.arange(T), 10000.0 ** (-2 * torch.arange(D // 2) / D))  # (T, D / 2)
@@ -90,8 +83,7 @@ def attention(q, k, v):
 
     q, k, v: (T, D). Returns (T, D): no position may depend on a later one.
 
-    Hint: scores, divided by sqrt(D); minus infinity where the key is later than the query; softmax
-    over the keys.
+    Hint: scores, divided by sqrt(D); minus infinity for later keys; softmax over the keys.
     """
     T, D = q.shape
     scores = q @ k.T / math.sqrt(D)  # (T, T)
@@ -167,8 +159,7 @@ def top_k_top_p(probabilities, k, p):
     probabilities: (V), which sum to 1. Keep the k most likely; of these, as a new distribution,
     keep the fewest whose sum reaches p. Returns (V), with zeros for the others, and the sum 1.
 
-    Hint: sort first. A character stays if the sum of those before it is below p. scatter undoes the
-    sorting.
+    Hint: sort first. A character stays if those before it sum to less than p. scatter unsorts.
     """
     kept, order = probabilities.sort(descending=True)
     kept[k:] = 0

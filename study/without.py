@@ -24,12 +24,11 @@ def without(arguments):
     What a part adds to the residual stream is a product with a matrix. Here, the matrix, or the
     columns of it that belong to a head, are zeros for a moment.
     """
-    _, networks, _, paths = open_runs(arguments, WithoutOptions, "without")
-    tokens = train.Tokens(paths["val"], torch.device("cpu"))
+    _, networks, data = open_runs(arguments, WithoutOptions, "without")
     for name, network in networks.items():
         if not isinstance(network, GPT):
             raise UserError(f"a {type(network).__name__} has no heads: only a GPT has")
-        windows = list(tokens.in_order(network.config.block_size, MEASURED_ON))
+        windows = list(data.val.spread(network.config.block_size, MEASURED_ON))
         whole, parts = train.estimate_loss(network, windows), {}
         for i, block in enumerate(network.blocks, 1):
             projection = block.attention.projection.weight  # (C, C): C / n_head columns a head

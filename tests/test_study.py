@@ -437,7 +437,7 @@ def test_every_study_takes_a_tiny_text_or_refuses_it(tmp_path, text, monkeypatch
     given = dict.fromkeys(["context", "without"], ["out/run", *dataset])
     given |= {"runs": ["out/run"], "attention": start, "temperature": start, "ngrams": dataset}
     for name in (
-        STUDIES.keys() - given.keys() - {"embeddings", "example", "compare", "results", "exercise"}
+        STUDIES.keys() - given.keys() - {"embeddings", "example", "compare", "results", "task"}
     ):
         given[name] = [*TINY, *dataset, "--block_size=4"]
         with pytest.raises(UserError, match="block_size"):
