@@ -20,11 +20,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import ancestors
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-import ancestors
 import model
 from prepare_shakespeare import BUNDLED, MOST_FREQUENT, URL, decode, get_text
 from quill.checkpoint import PER_CALL, find_checkpoint, fingerprint, network_of, read_checkpoint

@@ -31,7 +31,8 @@ def main(arguments):
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m study NAME [...]; python -m study NAME --help lists its options\n")
         for name, study in STUDIES.items():
-            print(f"    {name:<14} {(study.__doc__ or '').partition(chr(10))[0]}")
+            summary = (study.__doc__ or "").split("\n")[0]  # python -OO leaves docstrings out
+            print(f"    {name:<14} {summary}")
         return
     name, *rest = arguments
     if name not in STUDIES:

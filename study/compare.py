@@ -18,15 +18,21 @@ import torch
 
 import train
 from quill.checkpoint import find_checkpoint, fingerprint, load
-from quill.log import COLORS, matplotlib_installed, new_figure, read_log
+from quill.figures import COLORS, matplotlib_installed, new_figure, optional
+from quill.log import read_log
 from quill.settings import read_settings
 from quill.terminal import UsageError, UserError, show
 from study.plots import save
 
 EXAMPLE = "python -m study compare config/shakespeare_fast.py --n_layer=1,2,3"
-SEEDS = 5  # two or three would not show a difference of one standard deviation
-CERTAIN = 0.05  # the probability of seeing such a difference by luck alone, below which we name it
-WANTED = 0.01  # nats: a smaller difference is hardly worth a change
+SEEDS = 5  # fewer would not show a difference of one standard deviation
+FEWEST = 4  # seeds for a verdict: with three, a mean must be over four standard errors from 0
+SEEN = 0.01  # nats: the difference for which a verdict says how many seeds would show it
+MATTERS = 0.001  # nats: a smaller one is not worth a change, however certain it is
+# How many standard errors from 0 the mean of so many differences comes to lie by luck alone in one
+# comparison of twenty (Student 1908, https://doi.org/10.1093/biomet/6.1.1; his tables, two-sided).
+CRITICAL = {4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262, 15: 2.145}
+CRITICAL |= {20: 2.093, 30: 2.045, 60: 2.001}
 
 
 def compare(arguments):
@@ -43,10 +49,10 @@ def compare(arguments):
     """
     if {"-h", "--help"} & set(arguments):
         return print(inspect.getdoc(compare))
-    places = [word for word in arguments if not word.startswith("-")]
-    settings = [word[2:].split("=", 1) for word in arguments if word.startswith("--")]
+    places = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    settings = [word[2:].split("=", 1) for word in arguments[len(places) :]]
     if not places or any(len(setting) != 2 for setting in settings):
-        raise UsageError(f"a recipe and --name=value,value are needed, as in {EXAMPLE}")
+        raise UsageError(f"a recipe and then --name=value,value are needed, as in {EXAMPLE}")
     if all(Path(place).is_dir() for place in places):
         comparisons = {place: open_comparison(Path(place)) for place in places}
         rows = between_folders(comparisons)
@@ -60,7 +66,12 @@ def compare(arguments):
     folder = Path(settings.pop("out_dir", f"out/compare/{Path(places[0]).stem}"))
     variants = find_variants(places[0], settings)
     claim(folder, variants, int(count))
-    train_all(folder, variants, int(count))
+    try:
+        train_all(folder, variants, int(count))
+    except UserError:
+        if not list(folder.glob("*/*/log.csv")):  # nothing was trained: the folder is free again
+            (folder / "compare.json").unlink()
+        raise
     results = measure(folder, variants, int(count))
     first = next(iter(results))
     report([(name, result, results[first]) for name, result in results.items()], folder)
@@ -86,7 +97,7 @@ def find_variants(recipe, settings):
 def claim(folder, variants, count):
     """Note in a comparison's folder what is compared there, and refuse to mix it with other code or
     with other settings of a variant of the same name."""
-    code = {name: fingerprint(name) for name in ("model", "ancestors", "train")}
+    code = {name: fingerprint(name) for name in ("model", "networks", "train")}
     path = folder / "compare.json"
     known = json.loads(path.read_text()) if path.exists() else {"code": code, "variants": {}}
     settings = {name: settings_of(words) for name, words in variants.items()}
@@ -100,7 +111,7 @@ def claim(folder, variants, count):
 
 
 def open_comparison(folder):
-    """(variants, number of seeds) of an earlier comparison."""
+    """Return the variants and the number of seeds of an earlier comparison."""
     path = folder / "compare.json"
     if not path.exists():
         raise UserError(f"{folder} is not the folder of a comparison: it has no compare.json")
@@ -133,7 +144,10 @@ def train_all(folder, variants, count):
         run = folder / name / f"seed{seed}"
         steps = train.Config(**{**settings_of(words), "seed": seed}).max_iters
         if not (run / "log.csv").exists() or read_log(run)["step"][-1] < steps:
-            jobs.append([*words, f"--seed={seed}", f"--out_dir={run}", "--init_from=auto"])
+            # A run that starts from a checkpoint begins again: auto would take its place.
+            scratch = settings_of(words).get("init_from", "scratch") == "scratch"
+            how = "--init_from=auto" if scratch else "--overwrite"
+            jobs.append([*words, f"--seed={seed}", f"--out_dir={run}", how])
     workers = 1 if torch.cuda.is_available() else os.cpu_count()
     started, executor = time.monotonic(), ThreadPoolExecutor(workers)
     try:
@@ -149,9 +163,8 @@ def train_all(folder, variants, count):
 
 
 def settings_of(words):
-    """The settings of a command line with a recipe, as a dict."""
-    given = read_settings(train.Config, words, "-m study compare", recipe=True)
-    return {name: value for name, value in given.items() if name != "recipe"}
+    """The settings of a command line with a recipe."""
+    return read_settings(words, train.Config, "-m study compare")[0]
 
 
 def train_one(words):
@@ -197,39 +210,26 @@ def with_error(values, sign):
     return f"{mean:{sign}.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
 
 
-def probability_by_luck(differences):
-    """How probable a mean this far from 0 is, if the true mean is 0: the paired t-test.
+def verdict(differences):
+    """What the differences to the first variant say, in words.
 
     The same seed has the same batches in both variants, so much of the noise cancels out in their
-    difference. Source: Student 1908, https://doi.org/10.1093/biomet/6.1.1.
+    difference: the paired t-test.
     """
-    mean, error = mean_and_error(differences)
-    if not error > 0:  # one seed, or no noise at all
-        return math.nan if math.isnan(error) else float(mean == 0)
-    t, n = abs(mean / error), len(differences) - 1  # n degrees of freedom
-    # Student's density, in the angle a with t = sqrt(n) tan(a), is cos(a)^(n - 1): its sum over the
-    # angles beyond t, as a fraction of the sum over all.
-    steps = 10_000
-    angles = [math.pi / 2 * (i + 0.5) / steps for i in range(steps)]
-    beyond = math.atan(t / math.sqrt(n))
-    weights = [math.cos(angle) ** (n - 1) for angle in angles]
-    tail = sum(w for angle, w in zip(angles, weights, strict=True) if angle > beyond)
-    return tail / sum(weights)
-
-
-def verdict(differences):
-    """What the differences to the first variant say, in words."""
-    mean, error = mean_and_error(differences)
     if not any(differences):
         return ""  # it is the first
-    if math.isnan(error):
-        return "one seed says nothing about the noise"
-    if probability_by_luck(differences) < CERTAIN:
+    if len(differences) < FEWEST:
+        return f"too few seeds for a verdict: {FEWEST} at least"
+    mean, error = mean_and_error(differences)
+    critical = [value for count, value in CRITICAL.items() if count <= len(differences)][-1]
+    if abs(mean) > critical * error:
+        if abs(mean) < MATTERS:
+            return f"no difference that matters: below {MATTERS}"
         return "better" if mean < 0 else "worse"
-    # With so many seeds, a difference of WANTED is seen in four of five comparisons
-    # (1.96 + 0.84 standard errors).
-    needed = math.ceil((2.8 * statistics.stdev(differences) / WANTED) ** 2)
-    return f"no difference seen; to see {WANTED}, about {max(needed, 2)} seeds are needed"
+    # With so many seeds, a difference of SEEN is seen in four of five comparisons: the mean must
+    # be 1.96 + 0.84 standard errors from 0, and two more seeds make up for Student's table.
+    needed = math.ceil((2.8 * statistics.stdev(differences) / SEEN) ** 2) + 2
+    return f"no difference seen; to see {SEEN}, about {max(needed, FEWEST)} seeds are needed"
 
 
 def report(rows, folder):
@@ -256,7 +256,8 @@ def report(rows, folder):
             for seed, loss in enumerate(losses, start=1):
                 writer.writerow([name, parameters, f"{seconds:.1f}", seed, loss])
     if matplotlib_installed():
-        save(compare_figure(rows), folder / "compare.png")
+        with optional("the plot"):
+            save(folder / "compare.png", compare_figure, rows)
 
 
 def compare_figure(rows):

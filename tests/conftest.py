@@ -88,25 +88,23 @@ def tiny_config(*changes):
     import train
     from quill.settings import read_settings
 
-    return train.Config(**read_settings(train.Config, [*TINY, *changes], "train.py"))
+    return train.Config(**read_settings([*TINY, *changes], train.Config, "train.py")[0])
 
 
 def tiny_training(*changes):
-    """(network, optimizer, splits, config) of a fresh run with the settings of TINY and changes, in
-    a workspace: what the functions of train.py take."""
-    import prepare_shakespeare
+    """(network, optimizer, data, config) of a fresh run with the settings of TINY and changes, in a
+    workspace: what the functions of train.py take."""
     import train
-    from ancestors import build
+    from networks import build
     from quill import hardware
+    from quill.dataset import open_dataset
 
     config, cpu = tiny_config(*changes), torch.device("cpu")
-    meta, paths = prepare_shakespeare.open_dataset(config.dataset)
+    data = open_dataset(config.dataset)
     torch.manual_seed(config.seed)
-    network = build(config, len(meta["vocab"]))
+    network = build(config, len(data.meta["vocab"]))
     hardware.for_training(network, cpu, hardware.pick_dtype(config.dtype, cpu))
-    optimizer = train.configure_optimizers(network, config)
-    splits = {split: train.Tokens(path, cpu) for split, path in paths.items()}
-    return network, optimizer, splits, config
+    return network, train.configure_optimizers(network, config), data, config
 
 
 def log_rows(folder):
@@ -159,7 +157,7 @@ def stop_at(monkeypatch, last, number=signal.SIGINT):
 
 def small_network(seed=0, scale=4.0, vocab_size=11, **changes):
     """A network of random weights, large enough that every part of it shows in the logits."""
-    from ancestors import build
+    from networks import build
     from train import Config
 
     torch.manual_seed(seed)

@@ -11,7 +11,7 @@ import torch
 from conftest import TINY, outcome, tiny_training
 
 import train
-from quill import processes
+from quill import parallel
 from quill.checkpoint import read_checkpoint
 from quill.log import read_log
 from quill.settings import read_settings
@@ -60,7 +60,7 @@ def test_one_seed_gives_no_verdict():
 @pytest.fixture
 def recipe(workspace):
     """The words of a comparison of tiny.py, a recipe of a fraction of a second."""
-    settings = read_settings(train.Config, TINY, "train.py")
+    settings = read_settings(TINY, train.Config, "train.py")[0]
     lines = [f"{name} = {value!r}" for name, value in settings.items() if name != "out_dir"]
     Path("tiny.py").write_text("\n".join(lines))
     return ["compare", "tiny.py", "--seeds=2"]
@@ -75,7 +75,7 @@ def runs(monkeypatch):
         started.append(words)
         train.main(words)
 
-    monkeypatch.setattr(processes.signal, "signal", lambda *_: None)  # not in the main thread
+    monkeypatch.setattr(parallel.signal, "signal", lambda *_: None)  # not in the main thread
     monkeypatch.setattr(compare, "train_one", train_here)
     monkeypatch.setattr(compare.os, "cpu_count", lambda: 1)
     return started

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -15,21 +14,18 @@ from conftest import ROOT
 
 import gpt
 import train
-from ancestors import build
+from networks import build
 from quill.settings import read_settings
+
+PLAIN = [f"{ROOT}/config/shakespeare_plain.py", "--position=learned"]
 
 
 @pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def config():
+    return train.Config(**read_settings(PLAIN, train.Config, "train.py")[0])
 
 
-def test_network_and_steps_equal_those_of_the_quick_start(one_thread):
-    given = read_settings(train.Config, [f"{ROOT}/config/shakespeare_plain.py"], "", recipe=True)
-    config = train.Config(**{name: value for name, value in given.items() if name != "recipe"})
+def test_network_and_steps_equal_those_of_train_py(config):
     torch.manual_seed(1337)
     network = build(config, 65)
     torch.manual_seed(1337)
@@ -38,36 +34,85 @@ def test_network_and_steps_equal_those_of_the_quick_start(one_thread):
     generator = torch.Generator().manual_seed(0)
     for step in range(20):
         windows = torch.randint(65, (12, 129), generator=generator)
-        ours.set_lr(train.get_lr(step, config))
+        ours.set_lr(train.lr_factor(step, config))
         expected = train.train_step(network, ours, windows, config, step).item()
-        assert gpt.train_step(page, optimizer, windows, step) == pytest.approx(expected, abs=1e-5)
+        found = gpt.train_step(page, optimizer, windows[:, :-1], windows[:, 1:], step)
+        assert found == pytest.approx(expected, abs=1e-5)
     for (name, ours), theirs in zip(page.named_parameters(), network.parameters(), strict=True):
         assert (ours - theirs).abs().max() < 1e-3, name
 
 
-def test_its_settings_are_those_of_the_quick_start():
-    given = read_settings(train.Config, [f"{ROOT}/config/shakespeare_plain.py"], "", recipe=True)
-    names = (asdict(train.Config()).keys() & vars(gpt).keys()) - {"device"}
-    assert len(names) >= 9
+def test_its_settings_are_those_of_the_plain_recipe(config):
+    names = (asdict(config).keys() & vars(gpt).keys()) - {"device"}
+    assert len(names) >= 8
     for name in names:
-        assert getattr(gpt, name) == given.get(name, getattr(train.Config(), name)), name
+        assert getattr(gpt, name) == getattr(config, name), name
 
 
-@pytest.mark.parametrize("step", [0, 50, 99, 100, 1500, 2699])
-def test_learning_rate_is_that_of_the_quick_start(step):
-    given = read_settings(train.Config, [f"{ROOT}/config/shakespeare_plain.py"], "", recipe=True)
-    config = train.Config(**{name: value for name, value in given.items() if name != "recipe"})
-    network = gpt.GPT(5)
-    optimizer = gpt.new_optimizer(network)
-    gpt.train_step(network, optimizer, torch.zeros(1, 9, dtype=torch.int64), step)
-    expected = config.learning_rate * train.get_lr(step, config)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+def test_learning_rate_is_that_of_the_plain_recipe(config):
+    for step in (0, 50, 99, 100, 1500, 2699):
+        expected = config.learning_rate * train.lr_factor(step, config)
+        assert gpt.get_lr(step) == pytest.approx(expected)
 
 
-def run_short(folder, *arguments):
+@pytest.mark.parametrize("name", ["max_iters", "warmup_iters", "temperature", "n_head"])
+def test_a_setting_of_any_value_runs_or_is_refused_in_one_line(tmp_path, name):
+    value = {"max_iters": 100, "warmup_iters": 0, "temperature": 0, "n_head": 3}[name]
+    Path(tmp_path, "my.txt").write_text("To be, or not to be. " * 1000)
+    process = run_short(tmp_path, "my.txt", change=f"gpt.max_iters = 20; gpt.{name} = {value}")
+    out, err = process.communicate(timeout=60)
+    refused = name == "n_head"
+    assert "Traceback" not in err and ("validation loss" in out) != refused
+    assert not refused or err.startswith("error: ")
+
+
+BAD_TEXTS = {
+    "utf16": "To be".encode("utf-16"),
+    "cp1252": b"caf\xe9 " * 999,
+    "short": b"To be",
+    "": b"",
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_TEXTS, "missing", "folder"])
+def test_a_text_that_cannot_be_learned_is_refused_in_one_line_with_its_name(tmp_path, name):
+    path = tmp_path / f"{name}.txt"
+    if name == "folder":
+        path.mkdir()
+    elif name != "missing":
+        path.write_bytes(BAD_TEXTS[name])
+    _, err = run_short(tmp_path, path.name).communicate(timeout=60)
+    assert err.startswith("error: ") and err.count("\n") == 1 and path.name in err
+
+
+def test_the_imitation_is_named_even_if_it_has_been_prepared_as_shakespeare(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "pastiche.txt").write_text("To be, or not to be. " * 100)
+    monkeypatch.setattr(gpt, "DATA", tmp_path)
+    monkeypatch.setattr(gpt, "URL", "http://127.0.0.1:9/nobody")
+    for _ in range(2):
+        assert gpt.read_text("").startswith("To be")
+        assert "pastiche.txt" in capsys.readouterr().out
+        (tmp_path / "shakespeare_char").mkdir(exist_ok=True)
+        (tmp_path / "shakespeare_char" / "input.txt").write_text("To be, or not to be. " * 100)
+
+
+def test_a_download_is_kept(tmp_path, monkeypatch):
+    served = tmp_path / "served.txt"
+    served.write_text("Good morrow. " * 200)
+    (tmp_path / "pastiche.txt").write_text("no")
+    monkeypatch.setattr(gpt, "DATA", tmp_path)
+    monkeypatch.setattr(gpt, "URL", served.as_uri())
+    assert gpt.read_text("") == served.read_text()
+    served.unlink()
+    assert gpt.read_text("").startswith("Good morrow")
+
+
+def run_short(folder, *arguments, change=""):
     """Start gpt.py with few steps of a tiny network in a folder."""
     code = "import gpt; gpt.max_iters, gpt.n_layer, gpt.n_embd, gpt.block_size = 201, 1, 16, 16"
-    code += "; gpt.main()"
+    code += f"; {change}; gpt.main()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -84,18 +129,3 @@ def test_any_text_is_learned_and_continued(tmp_path):
     assert losses[-1] < losses[0] - 0.5
     assert float(re.search(r"validation loss: ([\d.]+)", out)[1]) < losses[0] - 0.5
     assert len(out.split("validation loss")[1]) > 500
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_writes_a_text_with_what_it_has(tmp_path):
-    Path(tmp_path, "my.txt").write_text("To be, or not to be. " * 1000)
-    process = run_short(tmp_path, "my.txt")
-    assert process.stdout.readline().startswith("step    0")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and not err
-    assert len(out.split("validation loss")[1]) > 500
-
-
-def test_page_has_at_most_200_lines():
-    assert len((ROOT / "gpt.py").read_text(encoding="utf-8").splitlines()) <= 200

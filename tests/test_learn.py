@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from ancestors import NGrams, build
 from browser import HELPERS, PROGRAM, SCRIPTS, on_a_laptop, on_a_phone
 from conftest import ROOT
 from py_mini_racer import MiniRacer
 
 import train
-from ancestors import NGrams, build
 from page import page
 from quill.muon import Muon
 from study.characters import principal_components

@@ -10,7 +10,8 @@ import pytest
 from conftest import ROOT, TINY
 
 import train
-from quill.log import COLUMNS, matplotlib_installed, plot_loss, read_log, write_log
+from quill.figures import matplotlib_installed
+from quill.log import COLUMNS, plot_loss, read_log, write_log
 from quill.terminal import UserError
 
 ROWS = [

@@ -1,4 +1,4 @@
-"""ancestors.py: what each of them computes, how far back it sees, what it generates."""
+"""networks.py: what each of them computes, how far back it sees, what it generates."""
 
 import math
 from collections import Counter
@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from ancestors import NGrams
 from conftest import random_ids, small_network
 from test_model import assert_causal
 
 from model import generate
+from networks import NGrams
 
 # --- Counted n-grams --------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ def test_notebook_runs_from_the_first_cell_to_the_last(tmp_path):
     quick += "log.plot_loss = lambda out, *rest: out == folder and plot(out, *rest)\n"
     # Each process of a comparison takes seconds to start; test_compare.py starts one.
     quick += "import train\nfrom study import compare\ncompare.train_one = train.main\n"
-    quick += "from quill import processes\nprocesses.signal.signal = lambda *_: None\n"
+    quick += "from quill import parallel\nparallel.signal.signal = lambda *_: None\n"
     quick += "checks.RATE_STEPS, checks.OVERFIT_STEPS = 30, 100"
     notebook.cells.insert(2, nbformat.v4.new_code_cell(quick))
     client = NotebookClient(notebook, timeout=120, kernel_name="python3")

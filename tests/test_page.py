@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import ancestors
 import pytest
 import torch
 from browser import DRAG, HELPERS, NEXT_FRAME, PROGRAM, SCRIPTS, on_a_laptop, on_a_phone
@@ -17,7 +18,6 @@ from py_mini_racer import MiniRacer
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
-import ancestors
 import model
 import train
 from model import next_probabilities, stream

@@ -113,11 +113,11 @@ def test_a_batch_that_divides_unevenly_equals_one_part(workspace, monkeypatch, t
     found = []
     for count in (1, threads):
         monkeypatch.setattr(parallel, "THREADS", count)
-        network, optimizer, splits, config = tiny_training("--batch_size=13")
-        windows = train.get_batch(splits["train"], config, 0)
+        network, optimizer, data, config = tiny_training("--batch_size=13")
+        windows = train.get_batch(data.train, config, 0)
         loss = train.train_step(network, optimizer, windows, config, 0).item()
         grads = [parameter.grad for parameter in network.parameters()]
-        whole = train.estimate_loss(network, splits["val"].in_order(16))
+        whole = train.estimate_loss(network, data.val.in_order(16))
         found.append([torch.tensor([loss, whole]), *grads])
     for one, several in zip(*found, strict=True):
         torch.testing.assert_close(one, several, atol=1e-6, rtol=1e-5)

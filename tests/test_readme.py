@@ -17,7 +17,7 @@ import lecture
 
 import prepare_shakespeare
 import train
-from quill import log, processes
+from quill import log, parallel
 from study import checks, compare
 
 README = ROOT / "README.md"
@@ -82,7 +82,7 @@ def test_commands_of_a_page_work_in_the_order_of_the_page(clone, monkeypatch, pa
     monkeypatch.setattr(checks, "OVERFIT_STEPS", 100)
     monkeypatch.setattr(log, "plot_loss", lambda *arguments: None)  # half of such a run's time
     monkeypatch.setattr(compare, "train_one", train.main)  # a process takes seconds to start
-    monkeypatch.setattr(processes.signal, "signal", lambda *_: None)  # not in the main thread
+    monkeypatch.setattr(parallel.signal, "signal", lambda *_: None)  # not in the main thread
     prepare_shakespeare.main(["--source=text.txt"])
     commands = lecture.find_commands(read(page))
     quick_start = "python train.py config/shakespeare_cpu.py"

@@ -22,10 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import prepare_shakespeare
 import train
-from ancestors import NGrams
 from model import next_probabilities
+from networks import NGrams
 from quill.checkpoint import load
-from quill.log import COLORS, matplotlib_installed, read_log
+from quill.figures import COLORS, matplotlib_installed
+from quill.log import read_log
 from quill.terminal import UsageError, UserError
 from study import checks, counting, plots
 from study.__main__ import STUDIES, main

@@ -33,7 +33,7 @@ REFERENCES = {
     "attention": lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True),
     "split_into_heads": lambda x, n: model.split_heads(torch.cat([x, x, x], dim=2), n)[0],
     "feed_forward": lambda x, a, b: F.linear(F.gelu(F.linear(x, a)), b),
-    "learning_rate": lambda step, peak, *_: peak * train.get_lr(step, LINEAR),
+    "learning_rate": lambda step, peak, *_: peak * train.lr_factor(step, LINEAR),
     "adamw_step": adamw_step,
     "top_k_top_p": lambda x, k, p: model.next_probabilities(x.log()[None], top_k=k, top_p=p)[0],
     "newton_schulz": lambda x: nearly_orthogonal(x[None], torch.float32, iterations=1)[0],

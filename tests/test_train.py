@@ -13,11 +13,13 @@ from conftest import TINY, log_rows, outcome, stop_at, tiny_config, tiny_trainin
 import prepare_shakespeare
 import train
 from model import GPT
+from quill import dataset
 from quill.checkpoint import load, read_checkpoint
+from quill.dataset import Tokens
 from quill.muon import Muon
 from quill.settings import read_settings
 from quill.terminal import UserError
-from train import Config, Tokens, estimate_loss, get_batch, get_lr, train_step
+from train import Config, estimate_loss, get_batch, lr_factor, train_step
 
 CPU = torch.device("cpu")
 
@@ -55,7 +57,7 @@ NANOGPTS_COMMAND = """--device=cpu --compile=False --eval_iters=20 --log_interva
 def test_nanogpts_recipe_and_command_line_run(workspace):
     Path("shakespeare.py").write_text(NANOGPTS_RECIPE)
     command = ["shakespeare.py", *NANOGPTS_COMMAND.split()]
-    config = read_settings(Config, command, "train.py", recipe=True, ignored=train.NANOGPTS)
+    config, _ = read_settings(command, Config, "train.py", train.NANOGPTS)
     assert (config["eval_interval"], config["beta2"], config["min_lr"]) == (250, 0.99, 1e-4)
     assert (config["n_embd"], config["max_iters"], config["dropout"]) == (128, 2000, 0.0)
     train.main([*command, "--dataset=small", "--max_iters=1", "--eval_iters=1"])
@@ -120,7 +122,7 @@ def test_windows_that_overlap_by_half_count_each_character_once(workspace, lengt
 
 def test_a_number_of_windows_is_spread_evenly_over_the_whole_text(workspace):
     np.arange(1000, dtype="<u2").tofile("ids.bin")
-    windows = torch.cat(list(Tokens("ids.bin", CPU).in_order(16, count=10)))
+    windows = torch.cat(list(Tokens("ids.bin", CPU).spread(16, count=10)))
     assert windows.shape == (10, 17)
     assert windows[0, 0] == 0 and windows[-1, -1] == 999
     assert windows[:, 0].diff().min() >= 109 and windows[:, 0].diff().max() <= 110
@@ -132,7 +134,7 @@ def test_a_number_of_windows_is_spread_evenly_over_the_whole_text(workspace):
 def factors(**changes):
     settings = {"learning_rate": 2.0, "min_lr": 0.2, "warmup_iters": 10, "max_iters": 110}
     config = Config(**{**settings, **changes})
-    return [get_lr(step, config) for step in range(130)]
+    return [lr_factor(step, config) for step in range(130)]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
@@ -183,12 +185,12 @@ def test_each_parameter_has_one_optimizer_and_only_matrices_decay(kind):
 
 def one_step(*changes, scale=None):
     """(the network, its weights before, the loss, the gradient's norm) after a step of training."""
-    network, optimizer, splits, config = tiny_training(*changes)
+    network, optimizer, data, config = tiny_training(*changes)
     if scale:
         optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     optimizer.set_lr(1.0)
     before = [parameter.detach().clone() for parameter in network.parameters()]
-    windows = get_batch(splits["train"], config, 0)
+    windows = get_batch(data.train, config, 0)
     loss = train_step(network, optimizer, windows, config, 0)
     norm = torch.nn.utils.get_total_norm([p.grad for p in network.parameters()]).item()
     return network, before, loss.item(), norm
@@ -221,20 +223,20 @@ def test_float16_skips_a_step_whose_gradient_is_infinite(workspace, optimizer):
 
 
 def test_the_loss_of_a_split_is_the_mean_over_its_characters_without_dropout(workspace):
-    network, _, splits, _ = tiny_training("--dropout=0.5")
-    found = [estimate_loss(network, splits["val"].in_order(16)) for _ in range(2)]
+    network, _, data, _ = tiny_training("--dropout=0.5")
+    found = [estimate_loss(network, data.val.in_order(16)) for _ in range(2)]
     assert found[0] == found[1] and network.training
     network.eval()
-    batches = [(b[:, :-1], b[:, 1:]) for b in splits["val"].in_order(16)]
+    batches = [(b[:, :-1], b[:, 1:]) for b in data.val.in_order(16)]
     assert len(batches[0][0]) != len(batches[-1][0])
     sums = [network(idx, targets)[1].item() * targets.numel() for idx, targets in batches]
-    assert found[0] == pytest.approx(sum(sums) / (len(splits["val"]) - 1))
+    assert found[0] == pytest.approx(sum(sums) / (len(data.val) - 1))
 
 
 def test_the_loss_with_context_leaves_out_the_first_predictions_of_each_window(workspace):
-    network, _, splits, _ = tiny_training()
-    found = estimate_loss(network, splits["val"].in_order(16, overlap=8), skipped=8)
-    ids, losses = torch.from_numpy(splits["val"].ids.astype(np.int64)), []
+    network, _, data, _ = tiny_training()
+    found = estimate_loss(network, data.val.in_order(16, overlap=8), skipped=8)
+    ids, losses = torch.from_numpy(data.val.ids.astype(np.int64)), []
     network.eval()
     for i in range(9, len(ids)):  # the windows begin at multiples of 8
         start = (i - 9) // 8 * 8
@@ -281,7 +283,7 @@ def test_a_run_logs_each_evaluation_and_keeps_its_best_and_its_newest_weights(wo
     train.main(["--init_from=resume", *ruin])
     rows = [{name: float(cell) for name, cell in row.items()} for row in log_rows("out/run")]
     assert [(row["step"], row["tokens"]) for row in rows] == [(10 * i, 640 * i) for i in range(5)]
-    rate = 0.01 * get_lr(10, tiny_config(*learn))  # of the step that comes next
+    rate = 0.01 * lr_factor(10, tiny_config(*learn))  # of the step that comes next
     assert rows[1]["learning_rate"] == pytest.approx(rate)
     seconds, losses = ([row[name] for row in rows] for name in ("seconds", "val_loss"))
     assert seconds == sorted(seconds) and seconds[0] == 0 < seconds[-1]
@@ -359,7 +361,7 @@ def test_an_evaluation_of_a_long_split_takes_evenly_spread_windows_always_the_sa
     workspace, monkeypatch, capsys
 ):
     np.arange(1000, dtype="<u2").tofile("ids.bin")
-    monkeypatch.setattr(train, "MOST_EVALUATED", 160)
+    monkeypatch.setattr(dataset, "MOST_EVALUATED", 160)
     one, two = (torch.cat(list(Tokens("ids.bin", CPU).in_order(16))) for _ in range(2))
     assert one.shape == (10, 17) and one[0, 0] == 0 and one[-1, -1] == 999
     assert torch.equal(one, two) and one[:, 0].diff().min() >= 109

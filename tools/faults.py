@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # where the programs and confte
 
 import train  # noqa: E402, I001 (before torch, for what it sets)
 from conftest import contents, outcome, prepare_small  # noqa: E402
-from prepare_shakespeare import open_dataset  # noqa: E402
+from quill.dataset import open_dataset  # noqa: E402
 from quill import files, log  # noqa: E402
 from quill.checkpoint import read_checkpoint  # noqa: E402
 from quill.terminal import UserError  # noqa: E402
@@ -115,8 +115,7 @@ def fill_the_disk(fills, end):
 
 def read_dataset():
     """The token ids of each split, as training sees them."""
-    _, paths = open_dataset("small")
-    return {split: path.read_bytes() for split, path in paths.items()}
+    return {split: tokens.ids.tobytes() for split, tokens in open_dataset("small").splits.items()}
 
 
 def flip(path, flips, read):
