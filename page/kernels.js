@@ -51,11 +51,9 @@ export class Memory {
   }
 }
 
-/**
- * What `make` makes of arrays, in a memory that is just large enough for them. make is called twice:
- * the first time, its arrays are empty, and only their sizes are added up.
- * @template T @param {(memory: Memory) => T} make @returns {T}
- */
+/** What `make` makes of arrays, in a memory that is just large enough. make is called twice: the
+ *  first time, its arrays are empty, and only their sizes are added up.
+ *  @template T @param {(memory: Memory) => T} make @returns {T} */
 export function allocate(make) {
   let floats = 0;
   const array = (size) => {

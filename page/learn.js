@@ -1,10 +1,10 @@
 // @ts-check
-// How a network learns: the loss, its gradient, which PyTorch derives by itself, and one step of the
-// optimizers, as in train.py.
+// How a network learns: the loss, its gradient, which PyTorch derives by itself, and a step of the
+// optimizers.
 //
-// Each part of model.js has a function ..._backward here. It is given dout, the gradient of the loss
-// with respect to the part's output, and computes dinp, that with respect to its input, and adds
-// dweight: the chain rule. A gradient has the shape of what it is the gradient of.
+// Each part of model.js has a ..._backward here. It is given dout, the gradient of the loss with
+// respect to the part's output, and computes dinp, that with respect to its input, and dweight: the
+// chain rule. A gradient has the shape of what it is the gradient of.
 //
 // There is no dropout: the page's networks learn for too short a time to need it.
 
@@ -30,8 +30,8 @@ function linear_backward({ memory, N }, dout, inp, { weight, dweight, shape }, d
   memory.product(dout, inp, outputs, inputs, N, dweight, true);
 }
 
-/** dout becomes dinp: (rows, size). A change of the input that only shifts or stretches a row does not
- *  change what is normalized, so these two directions are taken out. */
+/** dout becomes dinp: (rows, size). A change that only shifts or stretches a row of the input does
+ *  not change what is normalized, so these two directions are taken out. */
 function normalize_backward(dout, rows, size, normalized, scale, first = 0) {
   for (let row = first; row < first + rows; row++) {
     const end = (row + 1) * size;
@@ -78,7 +78,7 @@ export class Learner {
     const { N, C, T, config } = net;
     this.net = net;
     this.losses = new Float32Array(N); // of each prediction
-    this.dx = net.x; // the gradient of the residual stream; the stream itself is not needed any more
+    this.dx = net.x; // the gradient of the residual stream takes its place
     this.dy = net.y; // of what a part adds to it
     this.dwide = net.wide; // (N, 4C)
     this.dq = memory.array(N * C); // (B, H, T, D), and so are dk and dv
@@ -113,7 +113,8 @@ export class Learner {
     const { N, T, C, config, token_embedding, position_embedding } = net;
     linear_backward(net, net.logits, net.final, token_embedding, dx);
     layer_norm_backward(net, dx, net.norm);
-    for (const { attention_norm, attention, feed_forward_norm, feed_forward } of net.blocks.slice().reverse()) {
+    for (const block of net.blocks.slice().reverse()) {
+      const { attention_norm, attention, feed_forward_norm, feed_forward } = block;
       linear_backward(net, dx, feed_forward.activated, feed_forward.projection, dwide);
       for (let i = 0; i < dwide.length; i++) dwide[i] *= feed_forward.slope[i];
       linear_backward(net, dwide, feed_forward.input, feed_forward.expand, dy);
@@ -188,13 +189,14 @@ export function initialize({ config, parameters }, seed) {
 }
 
 /** The factor on the peak learning rates at a step, counted from 0, as in train.py. */
-export function lr_factor(step, { max_iters, warmup_iters, lr_schedule, lr_decay_iters, ...rates }) {
+export function lr_factor(step, config) {
+  const { max_iters, warmup_iters, lr_schedule, lr_decay_iters, min_lr, learning_rate } = config;
   if (step < warmup_iters) return (step + 1) / (warmup_iters + 1);
   if (lr_schedule === "constant") return 1;
   const end = lr_decay_iters || max_iters;
   let fraction = Math.max(0, end - step) / Math.max(1, end - warmup_iters); // of the decay, left
   if (lr_schedule === "cosine") fraction = (1 - Math.cos(Math.PI * fraction)) / 2;
-  const lowest = rates.learning_rate ? rates.min_lr / rates.learning_rate : 0;
+  const lowest = learning_rate ? min_lr / learning_rate : 0;
   return lowest + fraction * (1 - lowest);
 }
 
@@ -221,13 +223,13 @@ function adamw({ weight, dweight, average, square }, step, rate, weight_decay, {
 
 /** Muon, as in quill/muon.py. work: see nearly_orthogonal. */
 export function muon({ weight, dweight, average, shape }, rate, weight_decay, beta, work, memory) {
-  const [update, ...rest] = work;
+  const [next, ...rest] = work;
   for (let i = 0; i < weight.length; i++) {
     average[i] += (1 - beta) * (dweight[i] - average[i]);
-    update[i] = dweight[i] + beta * (average[i] - dweight[i]);
+    next[i] = dweight[i] + beta * (average[i] - dweight[i]);
   }
   const [rows, columns] = shape;
-  const change = nearly_orthogonal(update, rows, columns, rest, memory);
+  const change = nearly_orthogonal(next, rows, columns, rest, memory);
   const scaled = rate * Math.sqrt(Math.max(1, rows / columns));
   for (let i = 0; i < weight.length; i++) {
     weight[i] -= rate * weight_decay * weight[i] + scaled * change[i];

@@ -70,8 +70,8 @@ function layer_norm({ C }, x, { gain: { weight, bias }, normalized, scale }, y, 
  *  near 1. bell: exp(-x^2 / 2). Source: Abramowitz and Stegun 1964, formula 7.1.26, for erf. */
 function below(x, bell) {
   const t = 1 / (1 + 0.3275911 * Math.SQRT1_2 * Math.abs(x));
-  const tail =
-    t * (0.127414796 + t * (-0.142248368 + t * (0.7107068705 + t * (-0.7265760135 + t * 0.5307027145))));
+  const cubic = 0.7107068705 + t * (-0.7265760135 + t * 0.5307027145);
+  const tail = t * (0.127414796 + t * (-0.142248368 + t * cubic));
   return x < 0 ? tail * bell : 1 - tail * bell;
 }
 
@@ -239,14 +239,14 @@ function feed_forward(net, layer, y, first, last) {
 
 /** Attention, then feed-forward. Each reads x, the residual stream, normalized, and adds its result
  *  to it: (N, C) @param {GPT} net */
-function block(net, layers, first, last) {
+function block(net, { attention_norm, attention, feed_forward_norm, ...layers }, first, last) {
   const { x, y, C, config } = net;
-  layer_norm(net, x, layers.attention_norm, layers.attention.input, first, last);
-  if (config.token_shift) shift(net, layers.attention_norm, layers.attention.input, first, last);
-  causal_self_attention(net, layers.attention, y, first, last);
+  layer_norm(net, x, attention_norm, attention.input, first, last);
+  if (config.token_shift) shift(net, attention_norm, attention.input, first, last);
+  causal_self_attention(net, attention, y, first, last);
   add(x, y, first * C, last * C);
-  layer_norm(net, x, layers.feed_forward_norm, layers.feed_forward.input, first, last);
-  if (config.token_shift) shift(net, layers.feed_forward_norm, layers.feed_forward.input, first, last);
+  layer_norm(net, x, feed_forward_norm, layers.feed_forward.input, first, last);
+  if (config.token_shift) shift(net, feed_forward_norm, layers.feed_forward.input, first, last);
   feed_forward(net, layers.feed_forward, y, first, last);
   add(x, y, first * C, last * C);
 }
@@ -258,80 +258,74 @@ export class GPT {
   /** B: 0 to write, one sequence; else to learn, B of them. @param {Config} config
    *  @param {number} vocab_size @param {Parameters} parameters @param {Memory} memory */
   constructor(config, vocab_size, parameters, memory, B = 0) {
-    const { n_layer, n_head: H, n_embd: C, block_size: T, position } = config;
-    const N = Math.max(1, B) * T;
-    const V = 8 * Math.ceil(vocab_size / 8);
     this.config = config;
     this.vocab_size = vocab_size;
     this.parameters = parameters;
     this.memory = memory;
     this.B = Math.max(1, B);
-    this.T = T;
-    this.C = C;
-    this.V = V;
-    this.H = H;
-    this.D = C / H;
-    this.N = N;
+    const T = (this.T = config.block_size);
+    const C = (this.C = config.n_embd);
+    const H = (this.H = config.n_head);
+    const D = (this.D = C / H);
+    const N = (this.N = this.B * T);
+    const V = (this.V = 8 * Math.ceil(vocab_size / 8)); // padded, see Parameters
     this.switched_off = new Set(); // "layer.head" of the heads whose output is replaced by zeros
     this.token_embedding = parameters.named("token_embedding"); // (V, C), lm_head's weight too
     this.position_embedding = parameters.named("position_embedding"); // (T, C), if learned
-    const sinusoidal = position === "sinusoidal" ? sinusoidal_table(config) : undefined;
+    const sinusoidal = config.position === "sinusoidal" ? sinusoidal_table(config) : undefined;
     this.position_table = this.position_embedding?.weight ?? sinusoidal;
-    this.rotary = position === "rotary" ? rotary_tables(T, C / H) : null;
-    const linear = (name) => parameters.named(name);
-    const norm = (name) => ({
-      gain: parameters.named(name), // (C)
-      normalized: memory.array(N * C),
-      scale: memory.array(N),
-    });
-    this.blocks = range(n_layer).map((number) => ({
+    this.rotary = config.position === "rotary" ? rotary_tables(T, D) : null;
+    const rows = (/** @type {number} */ size) => memory.array(N * size); // (N, size)
+    const norm = (/** @type {string} */ name) => {
+      return { gain: parameters.named(name), normalized: rows(C), scale: rows(1) };
+    };
+    this.blocks = range(config.n_layer).map((number) => ({
       attention_norm: norm(`blocks.${number}.attention_norm`),
       attention: {
         number,
-        input: memory.array(N * C),
-        query_key_value: linear(`blocks.${number}.attention.query_key_value`), // (3C, C)
-        qkv: memory.array(3 * N * C), // (N, 3, H, D)
-        q: memory.array(N * C), // (B, H, T, D), and so are k and v
-        k: memory.array(N * C),
-        v: memory.array(N * C),
-        q_scale: memory.array(N * H), // (B, H, T)
-        k_scale: memory.array(N * H),
-        weights: memory.array(N * H * T), // (B, H, T, T)
-        mixed: memory.array(N * C), // (N, C)
-        projection: linear(`blocks.${number}.attention.projection`), // (C, C)
+        input: rows(C),
+        query_key_value: parameters.named(`blocks.${number}.attention.query_key_value`), // (3C, C)
+        qkv: rows(3 * C), // (N, 3, H, D)
+        q: rows(C), // (B, H, T, D), and so are k and v
+        k: rows(C),
+        v: rows(C),
+        q_scale: rows(H), // (B, H, T)
+        k_scale: rows(H),
+        weights: rows(H * T), // (B, H, T, T)
+        mixed: rows(C),
+        projection: parameters.named(`blocks.${number}.attention.projection`), // (C, C)
       },
       feed_forward_norm: norm(`blocks.${number}.feed_forward_norm`),
       feed_forward: {
-        input: memory.array(N * C),
-        expand: linear(`blocks.${number}.feed_forward.expand`), // (4C, C)
-        activated: memory.array(4 * N * C), // (N, 4C)
-        slope: memory.array(4 * N * C), // of GELU
-        projection: linear(`blocks.${number}.feed_forward.projection`), // (C, 4C)
+        input: rows(C),
+        expand: parameters.named(`blocks.${number}.feed_forward.expand`), // (4C, C)
+        activated: rows(4 * C),
+        slope: rows(4 * C), // of GELU
+        projection: parameters.named(`blocks.${number}.feed_forward.projection`), // (C, 4C)
       },
     }));
     this.norm = norm("norm");
-    this.final = memory.array(N * C); // what lm_head reads
-    this.logits = memory.array(N * V);
-    this.x = memory.array(N * C); // the residual stream
-    this.y = memory.array(N * C); // what a part adds to it
-    this.wide = memory.array(4 * N * C);
-    this.mixed_heads = memory.array(N * C); // (B, H, T, D)
+    this.final = rows(C); // what lm_head reads
+    this.logits = rows(V);
+    this.x = rows(C); // the residual stream
+    this.y = rows(C); // what a part adds to it
+    this.wide = rows(4 * C);
+    this.mixed_heads = rows(C); // (B, H, T, D)
     // For transposed matrices, which the product of many rows needs; one row is fastest without.
-    this.turned = B ? memory.array(Math.max(V * C, 4 * C * C, (T * C) / H)) : null;
+    this.turned = B ? memory.array(Math.max(V * C, 4 * C * C, T * D)) : null;
   }
 
-  /** this.logits (N, V), those of the next character after each. windows: the ids (B, T + 1);
-   *  without the last of each sequence, which has no next character here, they are the N that are
-   *  read. */
+  /** this.logits (N, V), those of the next character after each. windows: the ids (B, T + 1); the
+   *  last of each sequence is not read. @param {ArrayLike<number>} windows */
   forward(windows, first = 0, last = this.N) {
-    const { x, C, T, position_table } = this;
+    const { x, C, T, token_embedding, position_table } = this;
     for (let n = first; n < last; n++) {
-      const from = windows[n + Math.floor(n / T)] * C;
-      for (let i = 0; i < C; i++) x[n * C + i] = this.token_embedding.weight[from + i];
-      if (position_table) for (let i = 0; i < C; i++) x[n * C + i] += position_table[(n % T) * C + i];
+      const [from, at] = [windows[n + Math.floor(n / T)] * C, (n % T) * C];
+      for (let i = 0; i < C; i++) x[n * C + i] = token_embedding.weight[from + i];
+      if (position_table) for (let i = 0; i < C; i++) x[n * C + i] += position_table[at + i];
     }
     for (const layers of this.blocks) block(this, layers, first, last);
     layer_norm(this, x, this.norm, this.final, first, last);
-    linear(this, this.final, this.token_embedding, this.logits, first, last); // -> (N, V)
+    linear(this, this.final, token_embedding, this.logits, first, last); // -> (N, V)
   }
 }

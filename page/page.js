@@ -1,5 +1,5 @@
 // @ts-check
-// What the reader sees: a text, and views that show how the network reads it, writes it, and learns.
+// What the reader sees: a text, and views that show how the network reads it, writes and learns.
 // The network itself runs in a worker, so that the page never waits for it.
 
 import { next_probabilities } from "./generate.js";
@@ -342,8 +342,9 @@ class Page {
   describe_off() {
     if (!this.off.size || this.read_to < this.text.length) return "";
     const names = [...this.off].map((name) => this.head_name(...name.split(".").map(Number)));
-    const now = `Without ${names.join(" and ")}, the mean surprise of this text is ${this.mean_loss()?.toFixed(3)} nats`;
-    return this.loss_with_all === null ? `${now}.` : `${now}; with all heads, ${this.loss_with_all.toFixed(3)}.`;
+    const [now, all] = [this.mean_loss(), this.loss_with_all].map((loss) => loss?.toFixed(3));
+    const before = all ? `; with all heads, ${all}` : "";
+    return `Without ${names.join(" and ")}, the text's mean surprise is ${now} nats${before}.`;
   }
 
   /** Make one step, and show what it does to the weights of that name. */
@@ -374,8 +375,8 @@ function show_about({ config, vocab, step, source }) {
     ? `trained for ${whole(step)} steps on ${plain(source)}`
     : "that has learned nothing yet";
   by_id("about").textContent =
-    `A Transformer of ${whole(count)} parameters, ${what}. It runs in this page, on your machine: ` +
-    "nothing is sent anywhere.";
+    `A Transformer of ${whole(count)} parameters, ${what}. ` +
+    "It runs in this page, on your machine: nothing is sent anywhere.";
 }
 
 const original = {}; // the page as it was before anything was shown in it

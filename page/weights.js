@@ -6,7 +6,8 @@
  *  gradient of the loss, and the optimizer's averages of the gradients and of their squares.
  *  `used` of its numbers are used; what follows is padding.
  *  @typedef {{name: string, shape: number[], used: number, weight: Float32Array,
- *    bias: Float32Array, dweight: Float32Array, average: Float32Array, square: Float32Array}} Parameter
+ *    bias: Float32Array, dweight: Float32Array, average: Float32Array,
+ *    square: Float32Array}} Parameter
  *  @typedef {import("./kernels.js").Memory} Memory
  *  @typedef {any} Config the settings of model.py and train.py */
 

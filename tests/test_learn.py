@@ -10,6 +10,7 @@ import torch
 from browser import HELPERS, PROGRAM, on_a_laptop, on_a_phone
 from conftest import ROOT
 from py_mini_racer import MiniRacer
+from selenium.webdriver.common.keys import Keys
 
 import train
 from ancestors import NGrams, build
@@ -143,6 +144,46 @@ def test_twenty_steps_have_the_losses_of_train(settings):
         assert (found.view_as(parameter) - parameter).norm() < 1e-2 * parameter.norm(), name
 
 
+@pytest.mark.parametrize("settings", [{}, {"optimizer": "muon"}], ids=str)
+@pytest.mark.parametrize("name", ["token_embedding", "blocks.1.attention.query_key_value"])
+def test_step_that_is_looked_into_has_the_numbers_of_pytorch(name, settings):
+    pair = Pair(position="rotary", token_shift=True, qk_norm=True, **settings)
+    tokens = torch.randint(V, (900,), generator=pair.generator).tolist()
+    pair.js.run(f"const training = new Training(learner, Uint16Array.from({tokens}), config, 5)")
+    rows, length = pair.config.batch_size, pair.config.block_size + 1
+    windows = pair.js.tensor("training.batch(0)").view(rows, length)
+    look = pair.js.value(f"training.step_closely('{name}')")
+
+    def measure():
+        """The mean loss, and the probability of each character that comes next."""
+        logits, loss = pair.network(windows[:, :-1], windows[:, 1:])
+        probabilities = logits.softmax(dim=2).gather(2, windows[:, 1:, None])
+        return loss, probabilities[0, :, 0]  # of the first window
+
+    def assert_close(found, expected):
+        assert (torch.tensor(found).flatten() - expected.detach().flatten()).abs().max() < 1e-4
+
+    parameter = pair.network.get_parameter(f"{name}.weight")
+    size = parameter.numel()
+    loss, before = measure()
+    loss.backward()
+    assert parameter.grad.abs().max() > 1e-3
+    assert_close(look["loss"], loss)
+    assert_close(look["ids"], windows[0])
+    assert_close(look["probabilities"]["before"], before)
+    assert_close(look["before"][:size], parameter)
+    assert_close(look["gradient"][:size], parameter.grad)
+    optimizers = train.configure_optimizers(pair.network, pair.config)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    train.set_lr(optimizers, train.get_lr(0, pair.config))
+    train.train_step(pair.network, optimizers, scaler, windows, pair.config)
+    loss, after = measure()
+    assert_close(look["after"][:size], parameter)
+    assert_close(look["loss_after"], loss)
+    assert_close(look["probabilities"]["after"], after)
+    assert pair.js.value("training.done") == 1
+
+
 @pytest.mark.parametrize("shape", [(32, 96), (96, 32), (32, 32)])
 def test_muons_step_equals_that_of_python(js, shape):
     generator = torch.Generator().manual_seed(0)
@@ -244,6 +285,16 @@ def open_blank(reader):
     reader.until(lambda: "Wrote 200" in reader.text_of("#status"))
 
 
+def put_text(reader, text):
+    box = "(document.querySelector('#learn-text'))"
+    reader.value(f"({box}.value = arguments[0], {box}.dispatchEvent(new Event('input')))", text)
+
+
+def step_of(reader):
+    shown = reader.text_of("#learn-step").split()[0]
+    return int(shown) if shown != "–" else 0
+
+
 def loss_of(reader):
     shown = reader.text_of("#learn-loss")
     return float(shown) if shown != "–" else 9.0
@@ -296,7 +347,7 @@ def test_network_learns_in_the_page_pauses_and_is_kept(reader, tmp_path):
 def test_paused_run_goes_on(reader):
     open_blank(reader)
     reader.click("#learn")
-    reader.until(lambda: reader.text_of("#learn-step").startswith("2 /"))
+    reader.until(lambda: step_of(reader) >= 2)
     reader.click("#learn-pause")
     reader.value(LATER)
     step = reader.text_of("#learn-step")
@@ -307,30 +358,94 @@ def test_paused_run_goes_on(reader):
     reader.until(lambda: reader.text_of("#learn-step") != step)
 
 
+TEXTS = {  # and what the page says of it, or None if it learns
+    "empty": ("", "0 characters"),
+    "one character": ("a", "1 characters. It needs"),
+    "the same character": ("a" * 2000, "nothing to predict"),
+    "only newlines": ("\n" * 2000, "nothing to predict"),
+    "binary": ("\0" * 2000, "UTF-8"),
+    "too many characters": ("".join(chr(0x4E00 + i) for i in range(6000)), "6,000 different"),
+    "CRLF": ("To be,\r\nor not to be.\r\n" * 100, None),
+    "joined emoji": ("👩‍🚀 flies 👨‍👩‍👧 far\n" * 100, None),
+    "accents and astral letters": ("Ünïcödé 𝔘 wörds\n" * 200, None),
+    "one damaged character": ("To be or \ufffd not.\n" + "To be, or not.\n" * 200, None),
+    "script": ("</script><script>alert(1)</script>\n" * 100, None),
+    "5 MB": (PASTICHE * 66, None),
+}
+
+
 @on_a_laptop
-def test_another_text_is_learned_and_a_bad_one_is_named(reader):
+@pytest.mark.parametrize("name", TEXTS)
+def test_text_is_learned_or_the_page_says_why_not(reader, name):
+    text, problem = TEXTS[name]
     open_blank(reader)
-    put = "(document.querySelector('#learn-text').value = arguments[0])"
-    for text, fact in (("too short", "9 characters"), ("\0" * 2000, "UTF-8")):
-        reader.value(put, text)
-        reader.click("#learn")
-        assert fact in reader.text_of("#learn-problem")
-    many = "".join(chr(0x4E00 + i) for i in range(6000))
-    reader.value(put, many)
+    put_text(reader, text)
     reader.click("#learn")
-    assert "6,000 different" in reader.text_of("#learn-problem")
-    reader.value(put, "Ünïcödé 𝔘 wörds\n" * 200)
-    reader.click("#learn")
-    reader.until(lambda: loss_of(reader) < 2.5)
+    if problem:
+        assert problem in reader.text_of("#learn-problem")
+        return
+    reader.until(lambda: step_of(reader) >= 2)
+    reader.until(lambda: loss_of(reader) < 6)
     assert not reader.text_of("#learn-problem")
-    assert "𝔘" in reader.text_of("#plane")
+    length = f"{len(text.replace(chr(13), '')):,} characters"
+    assert length in reader.text_of("#learn-length")
+    reader.type_prompt(text[:3])  # those characters are known
+
+
+@on_a_laptop
+def test_next_step_makes_one_and_shows_it(reader):
+    open_blank(reader)
+    reader.click("#learn")
+    reader.until(lambda: step_of(reader) >= 2)
+    reader.click("#learn-pause")
+    reader.value(LATER)
+    step = step_of(reader)
+    for number in (1, 2):
+        reader.click("#look-next")
+        reader.until(lambda: reader.find("#look").is_displayed())
+        reader.value(LATER)
+        assert step_of(reader) == step + number
+        losses = [float(reader.text_of(f"#look-{name}")) for name in ("loss", "loss-after")]
+        assert losses[1] < losses[0]
+        assert len(reader.find_elements("css selector", "#look-window li")) == 64
+        reader.value("(document.querySelector('#look-matrix').selectedIndex = 2)")
+    places = set()
+    for key in (Keys.ARROW_LEFT, Keys.ARROW_UP):
+        reader.find("#look-map").send_keys(key)
+        numbers = [reader.text_of(f"#look-{name}") for name in ("value", "change", "new")]
+        value, change, new = (float(number.replace("−", "-")) for number in numbers)
+        assert abs(value + change - new) < 1e-3 * abs(value) + 1e-7 and change
+        places.add(reader.text_of("#look-where"))
+    assert len(places) == 2 and all("attention.projection" in place for place in places)
+    assert reader.text_of("#look-optimizer") == "Muon"
+
+
+@on_a_laptop
+def test_pause_takes_effect_within_a_step(reader):
+    open_blank(reader)
+    reader.click("#learn")
+    reader.until(lambda: step_of(reader) >= 3)
+    shown = "+document.querySelector('#learn-step').textContent.split(' ')[0]"
+    pressed = f"(document.querySelector('#learn-pause').click(), {shown})"
+    step = reader.value(pressed)
+    reader.value(LATER)
+    assert reader.value(shown) - step <= 1
+
+
+@on_a_laptop
+def test_browser_without_simd_is_told_what_it_needs(reader):
+    script = {"source": "WebAssembly.validate = () => false;"}
+    added = reader.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
+    reader.get((ROOT / "docs" / "quillgpt.html").as_uri())
+    reader.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    assert reader.find("#unsupported").is_displayed() and not reader.find("#main").is_displayed()
 
 
 @on_a_laptop
 def test_trained_network_goes_on_learning(here, reader):
     reader.open()
     before = reader.text_of("#about").split(",")[0]
-    reader.value("(document.querySelector('#learn-text').value = arguments[0])", PASTICHE)
+    put_text(reader, PASTICHE)
     reader.click("#learn")
     reader.until(lambda: reader.text_of("#learn-step").startswith("300 /"))
     reader.until(lambda: "learned" in reader.text_of("#learn-status"))

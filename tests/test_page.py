@@ -75,6 +75,20 @@ def test_javascript_logits_and_attention_equal_pytorch(settings):
         assert (torch.tensor(record["attention"]) - expected).abs().max() < 1e-5
 
 
+@torch.no_grad()
+def test_head_that_is_switched_off_equals_pytorch_without_its_output():
+    js = JavaScript(n_head=4)
+    idx = random_ids(js.network, rows=1, length=js.network.config.block_size)
+    before, size = js.network(idx)[0], js.network.config.n_embd // 4
+    projection = js.network.blocks[1].attention.projection
+    projection.weight[:, 2 * size : 3 * size] = 0  # what reads head 3 of layer 2
+    js.value("(network.switched_off.add('1.2'), 0)")
+    found = js.value(f"read(new Stream(network), {idx[0].tolist()}, 1).records")
+    expected = js.network(idx)[0][0]
+    assert (torch.tensor([x["logits"] for x in found]) - expected).abs().max() < 1e-4
+    assert (expected - before).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("prompt_length", [1, 40])
 def test_javascript_writes_the_text_that_pytorch_writes(js, prompt_length):
     """300 characters: within the first window and past it."""
@@ -400,6 +414,29 @@ def test_attention_on_the_page_equals_pytorch(here, reader):
     shown = torch.tensor(reader.characters(shade)[:7]) ** 2
     assert (shown - weights).abs().max() < 2e-3
     assert "layer 2, head 2" in reader.text_of("#readout")
+
+
+@on_a_laptop
+def test_head_is_switched_off_by_a_click_on_its_map(here, reader):
+    name, prompt = "blocks.1.attention.query_key_value.weight", "QUEEN: my lord,"
+    change_checkpoint(lambda x: x["weights"][name].mul_(20))  # or all heads would be alike
+    reader.open()
+    reader.type_prompt(prompt)
+    reader.click(".heads .layer:nth-child(3) button:nth-of-type(2)")  # layer 2, head 2
+    reader.click("#head-map")
+    reader.until(lambda: "layer 2, head 2" in reader.text_of("#head-off"))
+    shown = [float(x) for x in re.findall(r"\d\.\d{3}", reader.text_of("#head-off"))]
+    network, tokenizer = load("out/run/ckpt.pt")
+    idx = torch.tensor([tokenizer.encode(prompt)])
+    with torch.no_grad():
+        before = network(idx[:, :-1], idx[:, 1:])[1].item()
+        network.blocks[1].attention.projection.weight[:, 8:] = 0  # what reads this head
+        without = network(idx[:, :-1], idx[:, 1:])[1].item()
+    assert abs(without - before) > 0.003
+    assert abs(shown[0] - without) < 1e-3 and abs(shown[1] - before) < 1e-3
+    reader.click("#head-map")
+    reader.until(lambda: not reader.text_of("#head-off"))
+    reader.until(lambda: abs(float(reader.text_of("#mean-loss")) - before) < 0.006)
 
 
 @on_a_laptop

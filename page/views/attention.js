@@ -75,7 +75,7 @@ export class AttentionView {
 
   draw() {
     const { page } = this;
-    // While the page writes, the maps are drawn ten times a second: in each frame, frames come late.
+    // While the page writes, ten times a second is enough: in each frame, frames come late.
     if (page.pending && performance.now() - this.drawn < 100) return;
     this.drawn = performance.now();
     this.color = accent();

@@ -15,7 +15,7 @@ export class ChoiceView {
       by_id("temperature-shown").textContent = page.settings().temperature.toFixed(2);
       const wrong = Object.keys(limits).filter((id) => !by_id(id).validity.valid);
       const notes = wrong.map((id) => `${id} (${limits[id]})`);
-      by_id("ignored").textContent = notes.length ? `Ignored, out of range: ${notes.join(", ")}` : "";
+      by_id("ignored").textContent = notes.length ? `Out of range, ignored: ${notes}` : "";
       page.change_settings();
     };
     for (const id of ["temperature", "top-k", "top-p", "seed"]) {

@@ -8,8 +8,8 @@ import { all, by_id, element } from "./dom.js";
 function in_javascript(name) {
   const snake = name.replace(/(?<=[a-z])(?=[A-Z])/g, "_");
   const comment = "(?:^/\\*\\*(?:(?!\\*/)[^])*\\*/\n)?";
-  const pattern = new RegExp(`${comment}^(?:function\\*?|class) (?:${name}|${snake})\\b[^]*?^}`, "im");
-  return pattern.exec(by_id("program").textContent)?.[0];
+  const pattern = `${comment}^(?:function\\*?|class) (?:${name}|${snake})\\b[^]*?^}`;
+  return new RegExp(pattern, "im").exec(by_id("program").textContent)?.[0];
 }
 
 /** @param {{[file: string]: {[name: string]: string}}} code */

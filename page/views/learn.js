@@ -12,6 +12,9 @@ const MOST_FREQUENT = 100; // characters in the plane, as in Python
 const MOST_COUNTED = 1e6; // characters of a text: more n-grams would take too much memory
 const PLENTY = 100000; // characters: more hardly helps so small a network
 
+/** A text as a list of characters; each line ends with a newline. */
+const characters_of = (text) => Array.from(text.replace(/\r\n?/g, "\n"));
+
 export class LearnView {
   constructor(page, new_worker) {
     this.page = page;
@@ -26,8 +29,8 @@ export class LearnView {
       : untrained
         ? "Paste a text that you like, or open one: a play, your own poems, a recipe book. The " +
           "network learns to continue it, one character at a time. The curve shows how well."
-        : "The curves are those of the training so far. Paste another text, and this network goes " +
-          "on learning, from the weights that it has now: fine-tuning.";
+        : "The curves are those of the training so far. Paste another text, and this network " +
+          "goes on learning, from the weights that it has now: fine-tuning.";
     by_id("learn-text").value = untrained ? learn.text : "";
     by_id("learn-sizes").hidden = !learn.sizes.length;
     learn.sizes.forEach(({ name }, i) => {
@@ -59,9 +62,9 @@ export class LearnView {
 
   show_length() {
     const characters = characters_of(by_id("learn-text").value);
-    const [many, different, plenty] = [characters.length, new Set(characters).size, PLENTY].map(whole);
+    const numbers = [characters.length, new Set(characters).size, PLENTY].map(whole);
     by_id("learn-length").textContent =
-      `${many} characters, ${different} different ones. ${plenty} are plenty.`;
+      `${numbers[0]} characters, ${numbers[1]} different ones. ${numbers[2]} are plenty.`;
   }
 
   learn() {
@@ -72,7 +75,8 @@ export class LearnView {
     const config = chosen ? learn.sizes[chosen].config : { ...page.data.config, ...learn.tuning };
     const vocab = chosen ? distinct(characters) : page.data.vocab;
     const ids = new Map(vocab.map((one, id) => [one, id]));
-    const tokens = Uint16Array.from(characters.filter((one) => ids.has(one)), (one) => ids.get(one));
+    const known = characters.filter((one) => ids.has(one));
+    const tokens = Uint16Array.from(known, (one) => ids.get(one));
     const problem = problem_with(characters, tokens, vocab, config.block_size);
     by_id("learn-problem").textContent = problem;
     if (problem) return;
@@ -139,9 +143,6 @@ export class LearnView {
       `${whole(validated)} characters; the points of the curve before are quick looks at 4,096.`;
   }
 }
-
-/** A text as a list of characters; each line ends with a newline. */
-const characters_of = (text) => Array.from(text.replace(/\r\n?/g, "\n"));
 
 /** In the order of their numbers, as Python sorts them. */
 function distinct(characters) {

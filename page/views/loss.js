@@ -39,8 +39,8 @@ export function show_loss({ log, batches, counted = [], config }) {
   const y = (loss) => top + ((bottom - top) * (high - loss)) / (high - low);
   const line = (name, height) =>
     plot.append(svg("line", { class: name, x1: left, x2: right, y1: height, y2: height }));
-  const label = (text, x, y, anchor, name = "") =>
-    plot.append(svg("text", { class: name, x, y, "text-anchor": anchor }, text));
+  const label = (text, across, down, anchor, name = "") =>
+    plot.append(svg("text", { class: name, x: across, y: down, "text-anchor": anchor }, text));
   const curve = (name, points) => {
     const places = points.map(([step, loss]) => `${x(step).toFixed(1)} ${y(loss).toFixed(1)}`);
     if (places.length) plot.append(svg("path", { class: name, d: `M${places.join("L")}` }));

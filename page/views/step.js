@@ -46,11 +46,8 @@ export class StepView {
     const other = this.look?.name !== look.name;
     this.look = look;
     const { gradient, loss, loss_after } = look;
-    if (other) {
-      const steepest = gradient.reduce((most, x) =>
-        Math.max(most, Math.abs(x)), 0); // prettier-ignore
-      this.picked = gradient.findIndex((x) => Math.abs(x) === steepest);
-    }
+    const steeper = (most, x, i) => (Math.abs(x) > Math.abs(gradient[most]) ? i : most);
+    if (other) this.picked = gradient.reduce(steeper, 0);
     by_id("look").hidden = false;
     by_id("look-loss").textContent = loss.toFixed(4);
     by_id("look-loss-after").textContent = loss_after.toFixed(4);
@@ -64,16 +61,14 @@ export class StepView {
     const { ids, probabilities } = this.look;
     const { before, after } = probabilities;
     const cells = Array.from(before, (p, t) => {
+      const numbers = [p, after[t]].map((number) => element("span", {}, percent(number)));
       const name = element("bdi", {}, visible(vocab[ids[t + 1]]));
-      const look = after[t] > p ? { class: "better" } : {};
-      return element("li", look, name, element("span", {}, percent(p)), element("span", {}, percent(after[t])));
+      return element("li", after[t] > p ? { class: "better" } : {}, name, ...numbers);
     });
     by_id("look-window").replaceChildren(...cells);
-    const better = before.filter((p, t) => after[t] > p);
-    by_id("look-better").textContent =
-      `The first window of the batch begins with ${visible(vocab[ids[0]])}. Below each character ` +
-      "that comes next is the probability that the network gave it, before the step and after it. " +
-      `${better.length} of ${before.length} have become more probable.`;
+    by_id("look-first").textContent = visible(vocab[ids[0]]);
+    by_id("look-better").textContent = before.filter((p, t) => after[t] > p).length;
+    by_id("look-count").textContent = before.length;
   }
 
   /** A pixel for each weight, darker the more it changed. */
