@@ -1,6 +1,9 @@
 """python -m page: see page.py."""
 
-import quill  # noqa: F401, I001 (before torch, which may not be installed)
+from quill import start
+
+start()
+
 from page.page import main
 from quill.terminal import run_main
 

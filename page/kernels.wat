@@ -1,4 +1,4 @@
-;; The products of matrices, which take most of a network's time. kernels.js holds this file in the
+;; The products of matrices, which take most of a network's time. kernels.wasm is this file in the
 ;; form that browsers read; tools/kernels.py brings it up to date.
 ;;
 ;; v128 is four float32: f32x4.mul multiplies four pairs at once. Addresses and steps are in bytes.

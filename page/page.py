@@ -6,8 +6,8 @@
 
 Open the file in a browser, mail it, or publish it as it is: it holds the weights (as float16), the
 vocabulary, the settings, the run's log and the program, and connects to nothing. page.html is the
-page without them, network.js is model.py in JavaScript, learn.js is train.py, kernels.js has the
-products of matrices, and page.js is what the reader sees.
+page without them, page.js and what it imports are the program: model.js is model.py in JavaScript,
+learn.js is the backward pass and the optimizers, and views/ is what the reader sees.
 """
 
 import base64
@@ -20,32 +20,22 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import ancestors
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 import model
-from prepare_shakespeare import BUNDLED, MOST_FREQUENT, URL, decode, get_text
-from quill.checkpoint import PER_CALL, find_checkpoint, fingerprint, network_of, read_checkpoint
+from prepare_shakespeare import BUNDLED, MOST_FREQUENT, URL
+from quill.checkpoint import PER_CALL, find_checkpoint, network_of, read_checkpoint
 from quill.files import replacing
 from quill.log import COLUMNS
-from quill.settings import comments, read_settings
-from quill.terminal import UserError, show
+from quill.settings import read_options, read_settings
+from quill.terminal import UsageError, UserError, show
+from quill.text import get_text, join, read_pieces
 from train import Config
 
 HERE = Path(__file__).parent
 NO_RECIPE = PER_CALL | {"device", "dtype", "compile"}  # settings of a machine, not of a recipe
-# Settings that mean something for one kind of network only, and those that mean nothing for it.
-OF_GPT = {"n_layer", "n_head", "position", "qk_norm", "token_shift", "bias"}
-MEANINGLESS = {
-    "gpt": {"n_hidden"},
-    "mlp": OF_GPT,
-    "bigram": OF_GPT | {"n_hidden", "n_embd", "dropout"},
-}
-# The fingerprints of the modules that network.js computes. If a change of one of them changes what
-# the network computes, change network.js first, and then the fingerprint.
-IN_JAVASCRIPT = {"model": "921a1535bf76d711", "ancestors": "ba8b2a4196c73253"}
 # The networks that a page trains, from quickly to well.
 FAST = "config/shakespeare_fast.py"
 LONGER = ["--n_layer=3", "--block_size=128", "--batch_size=16", "--max_iters=800"]
@@ -58,6 +48,7 @@ SIZES = [
 TUNING = {"optimizer": "adamw", "batch_size": 4, "max_iters": 300, "learning_rate": 3e-4}
 TUNING |= {"warmup_iters": 10, "min_lr": 3e-5, "lr_decay_iters": 0}
 PROBED = 64  # characters; enough to see any part of a network that computes something else
+IMPORT = re.compile(r'^import \{[^}]*\} from "(.*)";\n', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -73,8 +64,7 @@ class Options:
 
 def read_recipe(words):
     """The settings of a command line of train.py, as a dict."""
-    given = read_settings(Config, words, "-m page", recipe=True)
-    return asdict(Config(**{name: x for name, x in given.items() if name != "recipe"}))
+    return asdict(Config(**read_settings(words, Config, "-m page")[0]))
 
 
 def recipe_of(config):
@@ -112,36 +102,15 @@ def probe(network):
     return {"ids": ids.tolist(), "surprises": surprises.tolist()}
 
 
-def describe_settings(kind):
-    """The settings that mean something for a kind of network: [name, default, meaning]."""
-    meanings, defaults = comments(Config), asdict(Config())
-    left_out = NO_RECIPE | MEANINGLESS[kind]
-    return [[name, x, meanings[name]] for name, x in defaults.items() if name not in left_out]
-
-
-def read_source(module):
-    """The source code of a module's functions and classes: {name: text}."""
-    parts = vars(module).items()
-    own = {name: x for name, x in parts if getattr(x, "__module__", None) == module.__name__}
-    return {name: inspect.getsource(part) for name, part in own.items()}
-
-
-def read_code(kind):
-    """{file: {name: source}} of what a network of that kind runs."""
-    code = {"model.py": read_source(model)}
-    if kind == "gpt":
-        return code
-    generation = {name: code["model.py"][name] for name in ("next_probabilities", "stream")}
-    own = read_source(ancestors)
-    name = ancestors.NETWORKS[kind].__name__
-    return {
-        "ancestors.py": {part: own[part] for part in (name, "with_loss")},
-        "model.py": generation,
-    }
+def read_code():
+    """{"model.py": {name: source}} of its functions and classes."""
+    parts = vars(model).items()
+    own = {name: x for name, x in parts if getattr(x, "__module__", None) == "model"}
+    return {"model.py": {name: inspect.getsource(part) for name, part in own.items()}}
 
 
 def newest_state(checkpoint, folder):
-    """How far the run of a checkpoint has come: the state in last.pt, if it lies beside it."""
+    """How far the run of a checkpoint has come: the state in last.pt, if it is in the same folder."""
     last = folder / "last.pt"
     return (read_checkpoint(last) if last.exists() else checkpoint)["state"]
 
@@ -149,12 +118,10 @@ def newest_state(checkpoint, folder):
 def collect_data(checkpoint, network, folder):
     """All that the page shows and runs, but for the weights, as values that JSON can hold."""
     meta, state, newest = checkpoint["meta"], checkpoint["state"], newest_state(checkpoint, folder)
-    config = recipe_of(checkpoint["config"])
     return {
-        "config": config,
+        "config": recipe_of(checkpoint["config"]),
         "vocab": list(meta["vocab"]),
         "frequent": [i for i, one in enumerate(meta["vocab"]) if one in meta["most_frequent"]],
-        "tensors": [[name, list(tensor.shape)] for name, tensor in network.named_parameters()],
         "probe": probe(network),
         "source": "Tiny Shakespeare" if meta["source"] == URL else meta["source"],
         "step": state["step"],
@@ -162,8 +129,7 @@ def collect_data(checkpoint, network, folder):
         "log": {name: [row[i] for row in newest["log"]] for i, name in enumerate(COLUMNS)},
         "batches": newest["losses"],
         "samples": list(newest["samples"].items()),
-        "settings": describe_settings(config["network"]),
-        "code": read_code(config["network"]),
+        "code": read_code(),
         "learn": {"sizes": [], "tuning": TUNING},
     }
 
@@ -184,8 +150,7 @@ def collect_blank(text):
         "log": {name: [] for name in COLUMNS},
         "batches": [],
         "samples": [],
-        "settings": describe_settings("gpt"),
-        "code": read_code("gpt"),
+        "code": read_code(),
         "learn": {"sizes": sizes, "tuning": TUNING, "text": text},
     }
 
@@ -193,16 +158,36 @@ def collect_blank(text):
 # --- The file ---------------------------------------------------------------------------------
 
 
-def write_policy(scripts, style):
-    """A Content-Security-Policy that forbids everything but these scripts, with the WebAssembly in
-    them, and this style."""
-    *scripts, style = (
+def join_modules(path, joined=None):
+    """{path: text} of a JavaScript module and of all that it imports, in the order in which they can
+    run one after the other in a single script: a page without requests cannot import."""
+    joined = {} if joined is None else joined
+    text = path.read_text(encoding="utf-8")
+    for name in IMPORT.findall(text):
+        imported = (path.parent / name).resolve()
+        if imported not in joined:
+            join_modules(imported, joined)
+    joined[path] = re.sub("^export ", "", IMPORT.sub("", text), flags=re.MULTILINE)
+    return joined
+
+
+def read_program(name="page.js"):
+    """The program that begins with this module, with the compiled kernels in it."""
+    compiled = base64.b64encode((HERE / "kernels.wasm").read_bytes()).decode()
+    text = "".join(join_modules(HERE / name).values())
+    return '"use strict";\n' + text.replace("{{compiled}}", compiled)
+
+
+def write_policy(script, style):
+    """A Content-Security-Policy that forbids everything but this script, with the WebAssembly in
+    it, and this style."""
+    script, style = (
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for text in [*scripts, style]
+        for text in (script, style)
     )
     return (
         f"default-src 'none'; connect-src 'none'; "
-        f"script-src {' '.join(scripts)} 'wasm-unsafe-eval'; style-src {style}; "
+        f"script-src {script} 'wasm-unsafe-eval'; style-src {style}; "
         "img-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
     )
 
@@ -211,11 +196,10 @@ def fill_template(data, weights):
     """The page's HTML. data: see collect_data(). weights: base64."""
     template = (HERE / "page.html").read_text(encoding="utf-8")
     style = re.search("<style>(.*?)</style>", template, re.DOTALL).group(1)
-    names = ["kernels", "network", "learn", "page"]
-    scripts = {name: (HERE / f"{name}.js").read_text(encoding="utf-8") for name in names}
+    program = read_program()
     parts = {
-        "policy": write_policy(scripts.values(), style),
-        **scripts,
+        "policy": write_policy(program, style),
+        "program": program,
         # "<" would be the one way out of a script element, so JSON's escape takes its place.
         "data": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         "weights": weights,
@@ -225,17 +209,17 @@ def fill_template(data, weights):
 
 
 def main(arguments):
-    options = Options(**read_settings(Options, arguments, "-m page", about=__doc__))
+    options = read_options(arguments, Options, "-m page", about=__doc__)
     if options.blank:
-        text = decode(*get_text(options.text or str(BUNDLED)))
+        content, name = get_text(options.text or str(BUNDLED))
+        text = "".join(read_pieces(join([content]), name))
         return write(Path(options.output or "quillgpt.html"), collect_blank(text), weights="")
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)
+    kind = checkpoint["config"]["network"]
+    if kind != "gpt":
+        raise UserError(f"{path} holds a {kind}; the page runs Transformers only")
     network = network_of(checkpoint)
-    module = type(network).__module__
-    if fingerprint(module) != IN_JAVASCRIPT[module]:
-        show(f"note: {module}.py was changed, and page/network.js, which computes the same in the")
-        show("page, was not; if the network now computes something else, the page says so")
     data = collect_data(checkpoint, network, path.parent)
     write(Path(options.output or path.parent / "page.html"), data, pack_weights(network))
 

@@ -11,8 +11,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from page import page
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "page").glob("*.js")}
-PROGRAM = SCRIPTS["kernels"] + SCRIPTS["network"] + SCRIPTS["learn"]
+PROGRAM = page.read_program("worker.js")
 
 # --- The network in JavaScript ----------------------------------------------------------------
 
@@ -27,6 +26,12 @@ function atob(text) { // V8 alone has none
     return i % 4 < 3 ? String.fromCharCode(byte) : "";
   });
   return bytes.join("");
+}
+
+function load(config, vocab_size, weights) {
+  const { parameters, writer } = new_networks(config, vocab_size);
+  for (const _ of unpack(weights, parameters));
+  return writer;
 }
 
 function read(text, ids, prompt_length) {

@@ -35,7 +35,7 @@ const choose = (head) => {
 };
 choose(0);
 document.getElementById("text").scrollTop = 0;
-scrollBy(0, document.getElementById("attention_title").getBoundingClientRect().top - 16);
+scrollBy(0, document.getElementById("attention-title").getBoundingClientRect().top - 16);
 """
 
 
