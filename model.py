@@ -2,10 +2,10 @@
 
 A language model gives each possible next character a probability, given the characters before it.
 This one is GPT-2 (Radford et al. 2019, https://github.com/openai/gpt-2). The file goes from the
-smallest part to the whole: positions, attention, feed-forward, block, GPT, and then generation.
+smallest part to the whole, and ends with the generation of text.
 
-The letters in the shapes: B sequences in a batch, T characters in a sequence, C the embedding
-dimension (n_embd), V characters in the vocabulary (vocab_size).
+In the shapes: B sequences in a batch, T characters in a sequence, C entries of an embedding
+(n_embd), V characters in the vocabulary (vocab_size).
 
 Where it departs from GPT-2 (docs/settings.md has the loss with and without each):
 
@@ -13,6 +13,7 @@ Where it departs from GPT-2 (docs/settings.md has the loss with and without each
 - queries and keys can be normalized (qk_norm);
 - each part of a block can read half of the previous character's vector (token_shift);
 - linear layers and norms have no biases unless asked for; GELU is exact, not approximated;
+- position embeddings start as large as the others, not half as large;
 - a token is one character, so the vocabulary is the text's: 65 entries, not 50,257.
 """
 
@@ -25,7 +26,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 INIT_STD = 0.02  # GPT-2's; so small that the first predictions are close to uniform
-WAVELENGTH_BASE = 10000.0  # no pair needs more than 2 pi * 10000 characters for a full rotation
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,9 @@ def position_angles(length, pairs):
     """The angle of each position for each pair of entries: (length, pairs), in radians.
 
     From one character to the next, the angle of pair i grows by 1 / 10000^(i / pairs): fast pairs
-    tell neighbors apart, slow pairs tell near from far.
-    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5.
+    tell neighbors apart, slow ones near from far. Source: Vaswani et al. 2017, section 3.5.
     """
-    frequencies = WAVELENGTH_BASE ** -(torch.arange(pairs) / pairs)  # (pairs,)
+    frequencies = 10000.0 ** -(torch.arange(pairs) / pairs)  # (pairs,)
     return torch.outer(torch.arange(length), frequencies)  # (length, pairs)
 
 
@@ -88,44 +87,15 @@ def rotary_tables(length, head_size):
 
 
 def rotate(x, cos, sin):
-    """Rotate each pair of entries in x (..., T, head_size) by the angle of its position.
-
-    Entry i of the first half and entry i of the second half are a pair: (a, b) becomes
-    (a cos - b sin, b cos + a sin). The dot product of a query and a key then depends on the
-    distance between them only. Source: Su et al. 2021, https://arxiv.org/abs/2104.09864.
-    """
+    """Rotate each pair of entries in x (..., T, head_size) by the angle of its position: entry i of
+    the first half, a, and of the second, b, become (a cos - b sin, b cos + a sin). The product of a
+    query and a key then depends on their distance only. Source: Su et al. 2021,
+    https://arxiv.org/abs/2104.09864."""
     partners = x.roll(x.shape[-1] // 2, dims=-1)  # (a, b) -> (b, a)
     return torch.addcmul(x * cos, partners, sin)  # (..., T, head_size)
 
 
 # --- Attention: each character gathers information from the characters before it --------------
-
-
-class Cache:
-    """What one block remembers of the text that it has read, for generation.
-
-    A character's key and value do not depend on later characters, so they are computed once and
-    kept: a new character costs one pass over itself, not over the whole text. On a CPU they are
-    kept in float32: PyTorch's attention for a single query is several times slower in bfloat16.
-    """
-
-    def __init__(self, config, batch_size, device, dtype):
-        B, C, n_head = batch_size, config.n_embd, config.n_head
-        shape = B, n_head, config.block_size, C // n_head
-        kept = torch.float32 if device.type == "cpu" else dtype
-        self.length = 0  # characters read so far
-        self.keys = torch.empty(shape, device=device, dtype=kept)
-        self.values = torch.empty(shape, device=device, dtype=kept)
-        # For token_shift: half of the last character's vector, as each part of the block read it.
-        self.attention_half = torch.zeros(B, 1, C // 2, device=device, dtype=dtype)
-        self.feed_forward_half = torch.zeros(B, 1, C // 2, device=device, dtype=dtype)
-
-    def extend(self, k, v):
-        """Append keys and values (B, n_head, T, head_size), and return all so far, T = length."""
-        start, self.length = self.length, self.length + k.shape[2]
-        self.keys[:, :, start : self.length] = k
-        self.values[:, :, start : self.length] = v
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
 
 def split_heads(qkv, n_head):
@@ -137,9 +107,9 @@ def split_heads(qkv, n_head):
 
 class CausalSelfAttention(nn.Module):
     """Each character takes a weighted mean of the values of itself and all characters before it;
-    the weights say how well its query matches their keys. (B, T, C) -> (B, T, C), in n_head
-    parallel heads, whose queries, keys and values have C / n_head entries each.
-    Source: Vaswani et al. 2017, section 3.2."""
+    the weights say how well its query matches their keys. (B, T, C) -> (B, T, C), in n_head heads
+    side by side, whose queries, keys and values have C / n_head entries each.
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.2."""
 
     def __init__(self, config):
         super().__init__()
@@ -162,7 +132,7 @@ class CausalSelfAttention(nn.Module):
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.extend(k, v)  # 2 x (B, n_head, S, head_size), S = characters so far
-        y = self.attend(q.to(k.dtype), k, v)  # (B, n_head, T, head_size)
+        y = self.attend(q.to(k.dtype), k, v)  # (B, n_head, T, head_size), in the cache's dtype
         y = y.transpose(1, 2).flatten(2)  # (B, n_head, T, head_size) -> (B, T, C)
         return self.residual_dropout(self.projection(y.to(x.dtype)))  # (B, T, C)
 
@@ -172,36 +142,16 @@ class CausalSelfAttention(nn.Module):
         q: (B, n_head, T, head_size), the last T of S characters. k, v: (B, n_head, S, head_size).
         """
         T, S = q.shape[2], k.shape[2]
-        if T == 1 and S > 1:  # the newest character needs no mask: it may see every key
-            return F.scaled_dot_product_attention(q, k, v)
         if q.is_cuda and T == S:
             # The same in one kernel, which never stores the (T, T) weights; on a CPU it is slower.
             p = self.attention_dropout.p if self.training else 0.0
             return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         scores = (q / math.sqrt(self.head_size)) @ k.transpose(2, 3)  # (B, n_head, T, S)
-        future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
-        scores = scores + future.triu(1 + S - T)  # softmax turns -inf into a weight of 0
+        if T > 1:  # a single query is the newest: it may see every key
+            future = torch.full((T, S), -math.inf, dtype=scores.dtype, device=scores.device)
+            scores = scores + future.triu(1 + S - T)  # softmax turns -inf into a weight of 0
         weights = self.attention_dropout(F.softmax(scores, dim=3))  # (B, n_head, T, S)
         return weights @ v  # (B, n_head, T, S) -> (B, n_head, T, head_size)
-
-
-# --- Token shift: each character also sees the previous one -----------------------------------
-
-
-def shift(x, previous=None):
-    """Replace the first half of each vector in x (B, T, C) with that of the character before it.
-
-    Whatever reads the result sees a pair of neighbors at once, which attention would first have to
-    learn to find. previous: (B, 1, C / 2), the half that precedes x (None: zeros); it is updated in
-    place for the next call. Source: Bo Peng, https://github.com/BlinkDL/RWKV-LM.
-    """
-    half = x.shape[2] // 2
-    first, second = x.split([half, x.shape[2] - half], dim=2)  # (B, T, C) -> 2 x (B, T, C / 2)
-    start = torch.zeros_like(first[:, :1]) if previous is None else previous  # (B, 1, C / 2)
-    shifted = torch.cat([start, first[:, :-1]], dim=1)  # (B, T, C / 2)
-    if previous is not None:
-        previous.copy_(first[:, -1:])
-    return torch.cat([shifted, second], dim=2)  # (B, T, C)
 
 
 # --- The feed-forward network and the block ---------------------------------------------------
@@ -222,8 +172,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward. Each normalizes x, computes, and adds its result to x. This x,
-    which runs through all blocks, is the residual stream. (B, T, C) -> (B, T, C)."""
+    """Attention, then feed-forward. Each normalizes x, and adds its result to x, which is called
+    the residual stream. (B, T, C) -> (B, T, C)."""
 
     def __init__(self, config):
         super().__init__()
@@ -244,6 +194,25 @@ class Block(nn.Module):
         return x + self.feed_forward(y)  # (B, T, C)
 
 
+# --- Token shift: each character also sees the previous one -----------------------------------
+
+
+def shift(x, previous=None):
+    """Replace the first half of each vector in x (B, T, C) with that of the character before it.
+
+    Whatever reads the result sees two neighbors at once, which attention would have to learn to
+    find. previous: (B, 1, C / 2), the half that precedes x (None: zeros), updated in place for the
+    next call. Source: Bo Peng, https://github.com/BlinkDL/RWKV-LM.
+    """
+    half = x.shape[2] // 2
+    first, second = x.split([half, x.shape[2] - half], dim=2)  # (B, T, C) -> 2 x (B, T, C / 2)
+    start = torch.zeros_like(first[:, :1]) if previous is None else previous  # (B, 1, C / 2)
+    shifted = torch.cat([start, first[:, :-1]], dim=1)  # (B, T, C / 2)
+    if previous is not None:
+        previous.copy_(first[:, -1:])
+    return torch.cat([shifted, second], dim=2)  # (B, T, C)
+
+
 # --- The network and its loss -----------------------------------------------------------------
 
 
@@ -253,13 +222,11 @@ class GPT(nn.Module):
     def __init__(self, config, vocab_size):
         super().__init__()
         self.config, self.vocab_size = config, vocab_size
-        self.dtype = torch.float32  # of x in the blocks; quill/hardware.py may set a faster one
+        self.dtype = torch.float32  # of x in the blocks; quill/hardware.py chooses a faster one
         self.token_embedding = nn.Embedding(vocab_size, config.n_embd)
         if config.position == "learned":
             self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
         elif config.position == "sinusoidal":
-            if config.n_embd % 2:
-                raise ValueError(f"sinusoidal positions need an even n_embd, not {config.n_embd}")
             angles = position_angles(config.block_size, config.n_embd // 2)
             table = torch.cat([angles.sin(), angles.cos()], dim=1)  # (block_size, C)
             table *= INIT_STD * math.sqrt(2)  # as large as a fresh embedding
@@ -298,7 +265,6 @@ class GPT(nn.Module):
         end = start + idx.shape[1]
         if end > self.config.block_size:
             raise ValueError(f"{end} characters do not fit block_size {self.config.block_size}")
-
         x = self.token_embedding(idx)  # (B, T) -> (B, T, C)
         if self.config.position == "learned":
             x = x + self.position_embedding.weight[start:end]  # (B, T, C) + (T, C)
@@ -348,20 +314,44 @@ def next_probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     return torch.zeros_like(probabilities).scatter(1, order, probabilities)  # in their old order
 
 
+class Cache:
+    """What one block remembers of the text that it has read, for generation.
+
+    A character's key and value do not depend on later ones, so they are computed once: a new
+    character costs one pass over itself, not over the text. On a CPU they are kept in float32:
+    attention for a single query is several times slower in bfloat16.
+    """
+
+    def __init__(self, config, batch_size, device, dtype):
+        B, C, n_head = batch_size, config.n_embd, config.n_head
+        shape, self.length = (B, n_head, config.block_size, C // n_head), 0  # characters so far
+        kept = torch.float32 if device.type == "cpu" else dtype
+        self.keys = torch.empty(shape, device=device, dtype=kept)
+        self.values = torch.empty(shape, device=device, dtype=kept)
+        # For shift(): half of the last character's vector, as each part of the block read it.
+        self.attention_half = torch.zeros(B, 1, C // 2, device=device, dtype=dtype)
+        self.feed_forward_half = torch.zeros(B, 1, C // 2, device=device, dtype=dtype)
+
+    def extend(self, k, v):
+        """Append keys and values (B, n_head, T, head_size), and return all so far, T = length."""
+        start, self.length = self.length, self.length + k.shape[2]
+        self.keys[:, :, start : self.length] = k
+        self.values[:, :, start : self.length] = v
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+
 @torch.inference_mode()
 def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None, generator=None):
     """Continue idx (B, T), T >= 1: yields the next token of each sequence, (B, 1), one at a time.
 
     The first pass reads the last block_size tokens of the prompt and caches their keys and values;
     after that, each pass reads one token. When the cache is full, the newest block_size // 2
-    tokens are read again, at positions 0, 1, ..., and the cache fills up once more. So in a long
-    text, a token sees between half a window and a whole one, and two tokens are read for each new
-    one on average. A network without a cache reads the last block_size tokens each time.
+    tokens are read again, at positions 0, 1, ...: so in a long text, a token sees between half a
+    window and a whole one. A network without a cache reads the last block_size tokens each time.
     A `generator` makes the result repeatable.
     """
-    block_size = network.config.block_size
-    window = idx[:, -block_size:]  # (B, <= block_size)
-    unread, caches = window, network.new_caches(len(idx))
+    block_size, caches = network.config.block_size, network.new_caches(len(idx))
+    window = unread = idx[:, -block_size:]  # (B, <= block_size)
     for _ in range(max_new_tokens):
         logits, _ = network(unread, caches=caches)  # (B, T') -> (B, T', V)
         probabilities = next_probabilities(logits[:, -1], temperature, top_k, top_p)
@@ -375,8 +365,6 @@ def stream(network, idx, max_new_tokens, temperature=1.0, top_k=None, top_p=None
 
 
 def generate(network, idx, max_new_tokens, **settings):
-    """idx (B, T) and its continuation: (B, T + max_new_tokens). `settings` are stream()'s.
-
-    Call network.eval() first, or dropout applies.
-    """
+    """idx (B, T) and its continuation by stream(): (B, T + max_new_tokens). Call network.eval()
+    first, or dropout applies."""
     return torch.cat([idx, *stream(network, idx, max_new_tokens, **settings)], dim=1)

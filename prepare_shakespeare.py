@@ -168,12 +168,13 @@ def read_vocab(name):
     from quill.checkpoint import read_checkpoint  # here, because these two import torch
     from quill.dataset import read_meta
 
-    if name.endswith(".pt"):
+    path = Path(name)
+    if path.suffix == ".pt":
         return read_checkpoint(name)["meta"]["vocab"]
-    folder = Path(name) if Path(name).is_dir() else Path("data") / name
-    if Path(name).is_file() and Path(name).name != "meta.json":
+    if path.is_file() and path.suffix != ".json":
         raise UserError(f"--vocab {name}: give the name of a dataset, or a checkpoint (.pt)")
-    return read_meta(Path(name) if Path(name).is_file() else folder / "meta.json")["vocab"]
+    path = path if path.exists() else Path("data") / name
+    return read_meta(path if path.suffix == ".json" else path / "meta.json")["vocab"]
 
 
 def main(arguments):

@@ -30,7 +30,7 @@ from quill.checkpoint import PER_CALL, find_checkpoint, network_of, read_checkpo
 from quill.files import replacing
 from quill.log import COLUMNS
 from quill.settings import read_options, read_settings
-from quill.terminal import UsageError, UserError, show
+from quill.terminal import UserError, show
 from quill.text import get_text, join, read_pieces
 from train import Config
 
@@ -110,7 +110,7 @@ def read_code():
 
 
 def newest_state(checkpoint, folder):
-    """How far the run of a checkpoint has come: the state in last.pt, if it is in the same folder."""
+    """How far the run of a checkpoint has come: the state in last.pt, if it is there."""
     last = folder / "last.pt"
     return (read_checkpoint(last) if last.exists() else checkpoint)["state"]
 
@@ -159,7 +159,7 @@ def collect_blank(text):
 
 
 def join_modules(path, joined=None):
-    """{path: text} of a JavaScript module and of all that it imports, in the order in which they can
+    """{path: text} of a JavaScript module and of all that it imports, in an order in which they can
     run one after the other in a single script: a page without requests cannot import."""
     joined = {} if joined is None else joined
     text = path.read_text(encoding="utf-8")

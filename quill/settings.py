@@ -133,6 +133,14 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; usage: {self.usage}; --help lists all options")
 
 
+def split_words(arguments, start):
+    """A command line, in which a word such as "--name=value" is two words."""
+    result = []
+    for word in arguments:
+        result += [start[:-1], word[len(start) :]] if word.startswith(start) else [word]
+    return result
+
+
 def parse(arguments, cls, usage, ignored, about, recipe):
     """Return the words of a command line as a dict: {name: a word, or a list of words}."""
     meanings = comments(cls)
@@ -143,9 +151,11 @@ def parse(arguments, cls, usage, ignored, about, recipe):
         parser.add_argument("recipe", nargs="?", help="a file of `name = value` lines, see config/")
     for field in fields(cls):
         kind, several, choices = kind_of(field)
-        options = {"nargs": "+"} if several else {}
+        options = {"nargs": "+", "action": "extend"} if several else {}
         if kind is bool:
             options = {"nargs": "?", "const": "True"}  # --compile is --compile=True
+        if several:  # "--name=a b" is "--name a b"
+            arguments = split_words(arguments, f"--{field.name}=")
         wanted = "|".join(choices or [kind.__name__])
         default = " ".join(map(str, field.default)) if several else repr(field.default)
         help_text = f"{meanings[field.name]} (default: {default})".replace("%", "%%")
@@ -172,18 +182,20 @@ def read_settings(arguments, cls, program, ignored=(), about="", recipe=True):
     texts = parse(arguments, cls, usage, ignored, about, recipe)
     values, path = {}, texts.pop("recipe", "")
     skipped = [name for name in ignored if texts.pop(name, None) is not None]
-    if path:
-        values, more = read_recipe(path, cls, ignored)
-        skipped = more + skipped
     for field in fields(cls):
         if field.name in texts:
             kind, several, _ = kind_of(field)
             text = texts[field.name]
+            if several and kind is not str:  # "0.2,0.8" is two numbers; a path may have a comma
+                text = ",".join(text).split(",")
             value = [from_text(kind, t) for t in text] if several else from_text(kind, text)
             try:
                 values[field.name] = checked(cls, field, value)
             except ValueError as error:
-                raise UsageError(f"--{error}; usage: {usage}") from error
+                raise UsageError(f"--{error}; usage: {usage}; --help lists all options") from error
+    if path:
+        recipe_values, more = read_recipe(path, cls, ignored)
+        values, skipped = recipe_values | values, more + skipped
     if skipped and not SILENT:
         print(f"ignored, as they mean nothing here: {', '.join(skipped)}", file=sys.stderr)
     return values, Path(path).stem

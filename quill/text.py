@@ -87,7 +87,16 @@ def read_pieces(content, name):
     except UnicodeDecodeError as error:
         advice = "convert it in an editor, or with iconv -f cp1252 -t utf-8"
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            advice = "it looks like UTF-16, as PowerShell's > writes it: save it as UTF-8"
+            advice = "it looks like UTF-16, as PowerShell's > writes it: iconv -f utf-16 -t utf-8"
         elif min(content) < 9:  # control characters that no text has
             advice = "it looks like an archive, a picture or a word processor's file: save its text"
-        raise UserError(f"{name} is not UTF-8 text ({error.reason}); {advice}") from error
+        where = f"bad byte at offset {bad_byte(content):,} ({error.reason})"
+        raise UserError(f"{name} is not UTF-8 text: {where}; {advice}") from error
+
+
+def bad_byte(content):
+    """The offset of the first byte that is not UTF-8: the reader's error only has it in a piece."""
+    try:
+        return len(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return error.start

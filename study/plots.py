@@ -38,13 +38,17 @@ class PlotOptions:
 
 
 def prepare(options_class, arguments, study):
-    """Return the options, the path of the PNG, the network of the checkpoint, its tokenizer, and the
-    most frequent characters of its text."""
+    """Return the options, the path of the PNG, the checkpoint, its network and its tokenizer."""
     options = read_options(arguments, options_class, f"-m study {study}")
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint, output = read_checkpoint(path), options.output or path.parent / f"{study}.png"
-    meta = checkpoint["meta"]
-    return options, output, network_of(checkpoint), Tokenizer(meta["vocab"]), meta["most_frequent"]
+    return (
+        options,
+        output,
+        checkpoint,
+        network_of(checkpoint),
+        Tokenizer(checkpoint["meta"]["vocab"]),
+    )
 
 
 def save(path, draw, *arguments):
@@ -83,12 +87,13 @@ def fonts_for(characters):
 class AttentionOptions(PlotOptions):
     start: str = "ROMEO:"  # the text in which the heads look around, or FILE:path
     all: bool = False  # every head of every layer, instead of two
-    dataset: str = "shakespeare_char"  # folder under data/: on which the two are chosen
 
 
 def attention(arguments):
     """Plot where two heads look, or all of them."""
-    options, path, network, tokenizer, _ = prepare(AttentionOptions, arguments, "attention")
+    options, path, checkpoint, network, tokenizer = prepare(
+        AttentionOptions, arguments, "attention"
+    )
     if not isinstance(network, GPT):
         raise UserError(f"a {type(network).__name__} has no attention weights: only a GPT has")
     text, idx = read_prompt(options.start, tokenizer)
@@ -99,8 +104,8 @@ def attention(arguments):
     if options.all:
         heads = list(np.ndindex(*weights.shape[:2]))
     else:
-        data = open_dataset(options.dataset)
-        check_same_data({"meta": {"vocab": tokenizer.vocab}}, data.meta, resume=False)
+        data = open_dataset(checkpoint["config"]["dataset"])
+        check_same_data(checkpoint, data.meta, resume=False)
         size = min(max(2, len(text)), len(data.val) - 1)
         pieces = torch.cat([batch[:, 1:] for batch in data.val.spread(size, MEAN_OF)])
         heads = telling_heads(*habits_of_heads(network, pieces))
@@ -146,8 +151,8 @@ def attention_figure(weights, text, heads):
 
 def embeddings(arguments):
     """Plot the most frequent characters in the plane in which their embeddings differ most."""
-    _, path, network, tokenizer, frequent = prepare(PlotOptions, arguments, "embeddings")
-    ids = sorted(tokenizer.encode(frequent))
+    _, path, checkpoint, network, tokenizer = prepare(PlotOptions, arguments, "embeddings")
+    ids = sorted(tokenizer.encode(checkpoint["meta"]["most_frequent"]))
     vectors = next(network.parameters()).detach().numpy()[ids]  # (V, C); a bigram's table: (V, V)
     if min(vectors.shape) < 2:
         raise UserError("a plane needs two characters and two dimensions at least")
@@ -195,7 +200,7 @@ class TemperatureOptions(PlotOptions):
 
 def temperature(arguments):
     """Plot the probabilities of the next character at several temperatures."""
-    options, path, network, tokenizer, _ = prepare(TemperatureOptions, arguments, "temperature")
+    options, path, _, network, tokenizer = prepare(TemperatureOptions, arguments, "temperature")
     text, idx = read_prompt(options.start, tokenizer)
     with torch.no_grad():
         logits, _ = network(idx[:, -network.config.block_size :])  # (1, T) -> (1, T, V)

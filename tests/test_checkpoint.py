@@ -24,6 +24,7 @@ from quill.checkpoint import (
     read_checkpoint,
     save,
 )
+from quill.dataset import open_dataset
 from quill.files import locked
 from quill.terminal import UserError
 from train import Config, State
@@ -103,7 +104,7 @@ def test_a_file_of_another_program_or_format_is_refused(here):
 )
 def test_load_gives_the_network_and_the_tokenizer_that_were_saved(workspace, shape):
     network, *_, config = tiny_training(*shape, "--out_dir=.")
-    meta, _ = prepare_shakespeare.open_dataset("small")
+    meta = open_dataset("small").meta
     save("ckpt.pt", network, config, meta, State())
     loaded, tokenizer = load("ckpt.pt")
     assert tokenizer.vocab == meta["vocab"]
@@ -116,7 +117,7 @@ def test_the_fingerprint_of_code_changes_with_what_it_computes_only(tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     codes = {
         "plain": "def f(x):\n    return x * 2\n",
-        "explained": '"""A module."""\n\ndef f(x):  # 2 x\n    """2 x."""\n    return (\nx * 2)',
+        "explained": "# A module.\n\ndef f(x):  # 2 x\n\n  return x * 2  # of x",
         "changed": "def f(x):\n    return x * 3\n",
     }
     found = {}
@@ -178,22 +179,22 @@ def test_a_resume_inherits_every_setting_and_refuses_another_architecture(name, 
     given = {name: other_value(name, was), "out_dir": "elsewhere"}
     if name in ARCHITECTURE | {"optimizer"}:
         with pytest.raises(UserError, match=f"{name} .*{given[name]} .*{was} "):
-            inherited(saved, given, resume=True)
+            inherited(saved, Config(), given, resume=True)
         return
-    config = {**inherited(saved, given, resume=True), **given}
+    config = {**inherited(saved, Config(), given, resume=True), **given}
     assert {key for key in SETTINGS if config[key] != saved["config"][key]} == {name}
     printed = capsys.readouterr().out
     assert f"{name} = {given[name]}" in printed and printed.count("\n") == 1
-    assert inherited(saved, {name: was}, resume=True) and not capsys.readouterr().out
+    assert inherited(saved, Config(), {name: was}, resume=True) and not capsys.readouterr().out
 
 
 def test_fine_tuning_inherits_the_architecture_alone_and_an_evaluation_everything():
     saved = {"config": asdict(Config(n_embd=16))}
-    assert set(inherited(saved, {"max_iters": 5}, resume=False)) == ARCHITECTURE
-    assert set(inherited(saved, {"eval_only": True}, resume=False)) == set(SETTINGS)
-    assert inherited(None, {}, resume=False) == {}
+    assert set(inherited(saved, Config(), {"max_iters": 5}, resume=False)) == ARCHITECTURE
+    assert set(inherited(saved, Config(eval_only=True), {}, resume=False)) == set(SETTINGS)
+    assert inherited(None, Config(), {}, resume=False) == {}
     with pytest.raises(UserError, match="n_embd .*32 .*16 "):
-        inherited(saved, {"n_embd": 32}, resume=False)
+        inherited(saved, Config(), {"n_embd": 32}, resume=False)
 
 
 def test_what_a_resume_changes_applies_to_the_optimizers(workspace):
@@ -201,10 +202,37 @@ def test_what_a_resume_changes_applies_to_the_optimizers(workspace):
     changes = ["--weight_decay=0.2", "--beta1=0.3", "--beta2=0.4", "--dtype=float16"]
     train.main(["--init_from=resume", "--max_iters=4", *changes])
     last = read_checkpoint("out/run/last.pt")
-    adamw, muon = (optimizer["param_groups"][0] for optimizer in last["optimizers"])
+    adamw, muon = (optimizer["param_groups"][0] for optimizer in last["optimizer"]["optimizers"])
     assert (adamw["weight_decay"], adamw["betas"]) == (0.2, (0.3, 0.4))
     assert (muon["weight_decay"], muon["momentum"]) == (0.2, 0.3)
-    assert last["state"]["step"] == 4 and last["scaler"]
+    assert last["state"]["step"] == 4 and last["optimizer"]["scaler"]
+
+
+def test_settings_that_the_code_no_longer_has_or_the_checkpoint_lacks_are_named(here):
+    sound = read_checkpoint("out/run/last.pt")
+    for name, refused in (("gone", "train"), ("qk_norm", "sample")):
+        config = {**sound["config"], "gone": 3}
+        del config["gone" if refused == "sample" else "seed"]
+        config = {key: value for key, value in config.items() if key != name or refused == "train"}
+        torch.save({**sound, "config": config}, "out/run/last.pt")
+        with pytest.raises(UserError, match=f"'{name}'.*changed"):
+            if refused == "train":
+                train.main(["--init_from=resume"])
+            else:
+                load("out/run/last.pt")
+
+
+def test_a_run_of_a_device_that_is_not_here_goes_on_with_what_is(workspace, capsys):
+    train.main(TINY)
+    for name in ("last.pt", "ckpt.pt"):
+        saved = read_checkpoint(f"out/run/{name}")
+        saved["config"]["device"] = "cuda:77"
+        torch.save(saved, f"out/run/{name}")
+    for command in (["--eval_only"], ["--init_from=resume", "--max_iters=10"]):
+        train.main(command)
+        assert "cuda:77" in capsys.readouterr().out
+    with pytest.raises(UserError, match="cuda:77"):
+        train.main(["--eval_only", "--device=cuda:77"])
 
 
 def test_auto_starts_a_run_and_then_goes_on_with_it(workspace, monkeypatch):

@@ -18,20 +18,27 @@ from quill.settings import read_settings
 from quill.terminal import UsageError, UserError
 from study import compare
 from study.__main__ import main
-from study.compare import mean_and_error, probability_by_luck, verdict
+from study.compare import mean_and_error, verdict
 
 # --- Statistics -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("n", "t"),  # from a table of Student's distribution: |t| is larger with a probability of 5 %
-    [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (31, 2.042)],
+    [(4, 3.182), (5, 2.776), (10, 2.262), (15, 2.145), (30, 2.045)],
 )
-def test_probability_by_luck_is_that_of_students_table(n, t):
+def test_difference_is_named_beyond_the_values_of_students_table(n, t):
     values = np.random.default_rng(n).normal(size=n)
-    values = (values - values.mean()) / values.std(ddof=1)  # mean 0, standard deviation 1
-    assert probability_by_luck(list(values + t / math.sqrt(n))) == pytest.approx(0.05, abs=2e-4)
-    assert probability_by_luck(list(values)) == pytest.approx(1, abs=1e-3)
+    values = 0.1 * (values - values.mean()) / values.std(ddof=1)  # mean 0
+    for factor, said in ((1.01, "worse"), (-1.01, "better"), (0.99, "no difference seen")):
+        assert verdict(list(values + 0.1 * factor * t / math.sqrt(n))).startswith(said)
+
+
+def test_certain_difference_too_small_to_matter_is_neither_better_nor_worse():
+    for difference in (0.00003, -0.0009):
+        said = verdict([difference, difference * 1.01] * 5)
+        assert said not in ("better", "worse") and "0.001" in said
+    assert verdict([0.0011] * 5) == "worse"
 
 
 def test_five_in_a_hundred_comparisons_of_equals_find_a_difference():
@@ -41,17 +48,18 @@ def test_five_in_a_hundred_comparisons_of_equals_find_a_difference():
 
 
 def test_number_of_seeds_that_is_asked_for_shows_the_difference_in_four_of_five_comparisons():
-    noise = 0.012  # so the formula asks for 12 seeds
+    noise = 0.0112  # so the formula asks for 12 seeds
     values = np.random.default_rng(1).normal(0, 1, size=12)
     values = noise * (values - values.mean()) / values.std(ddof=1)
     assert "about 12 seeds" in verdict(list(values))
-    differences = np.random.default_rng(2).normal(compare.WANTED, noise, size=(400, 12))
+    differences = np.random.default_rng(2).normal(compare.SEEN, noise, size=(400, 12))
     assert 0.7 < np.mean([verdict(list(row)) == "worse" for row in differences]) < 0.85
 
 
-def test_one_seed_gives_no_verdict():
+def test_fewer_than_four_seeds_give_no_verdict():
     assert math.isnan(mean_and_error([0.5])[1])
-    assert verdict([-0.5]) not in ("better", "worse")
+    for seeds in (1, 2, 3):
+        assert "4 at least" in verdict([-0.5 + 0.001 * i for i in range(seeds)])
 
 
 # --- Comparisons ------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_a_download_is_kept(tmp_path, monkeypatch):
     assert gpt.read_text("").startswith("Good morrow")
 
 
-def run_short(folder, *arguments, change=""):
+def run_short(folder, *arguments, change="pass"):
     """Start gpt.py with few steps of a tiny network in a folder."""
     code = "import gpt; gpt.max_iters, gpt.n_layer, gpt.n_embd, gpt.block_size = 201, 1, 16, 16"
     code += f"; {change}; gpt.main()"

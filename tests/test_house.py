@@ -20,10 +20,9 @@ MAINS = ["study.__main__", "page.__main__"]
 PROGRAMS = ["prepare_shakespeare", "train", "sample", "study", "page"]
 
 # What the modules of a floor or folder may import of ours; study and page import what they like.
-LOWEST = {"model", "ancestors", "tokenizer"}
-ARROWS = {"gpt": set(), "model": set(), "tokenizer": set(), "ancestors": {"model"}}
-ARROWS |= {"quill": LOWEST | {"quill"}, "prepare_shakespeare": LOWEST | {"quill"}}
-ARROWS |= dict.fromkeys(["train", "sample"], LOWEST | {"quill", "prepare_shakespeare.open_dataset"})
+LOWEST = {"model", "networks", "tokenizer"}
+ARROWS = {"gpt": set(), "model": set(), "tokenizer": set(), "networks": {"model"}}
+ARROWS |= dict.fromkeys(["quill", "prepare_shakespeare", "train", "sample"], LOWEST | {"quill"})
 
 
 def imported(name):
@@ -71,12 +70,6 @@ def test_help_of_every_program_works(capsys, monkeypatch):
         assert capsys.readouterr().out.startswith("usage: python ")
 
 
-@pytest.mark.parametrize("name", sorted(PATHS.keys() - {"train", "model"}))
-def test_file_has_at_most_320_lines_and_says_what_it_is(name):
-    assert len(PATHS[name].read_text(encoding="utf-8").splitlines()) <= 320
-    assert ast.get_docstring(TREES[name])
-
-
 def test_text_is_prepared_trained_on_and_written_without_matplotlib_and_unix(workspace):
     code = "import sys; sys.modules |= dict.fromkeys(['matplotlib', 'fcntl', 'resource'])\n"
     code += "import prepare_shakespeare, train, sample\n"
@@ -89,7 +82,44 @@ def test_text_is_prepared_trained_on_and_written_without_matplotlib_and_unix(wor
 
 
 @pytest.mark.parametrize("name", ["prepare_shakespeare", "train", "sample", *MAINS])
-def test_program_imports_quill_before_what_may_not_be_installed(name):
-    """quill says what to do if torch is missing, and sets what torch reads."""
-    first = next(node for node in TREES[name].body if isinstance(node, ast.Import | ast.ImportFrom))
-    assert ast.unparse(first) == "import quill"
+def test_program_starts_before_it_imports_what_may_not_be_installed(name):
+    first = [ast.unparse(node) for node in TREES[name].body if not isinstance(node, ast.Expr)][0]
+    calls = [ast.unparse(node) for node in TREES[name].body if isinstance(node, ast.Expr)]
+    assert first == "from quill import start" and calls[1] == "start()"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_starts_without_docstrings(name):
+    module = f"{name}.__main__" if name in ("study", "page") else name
+    command = [sys.executable, "-OO", "-m", module, "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert ended.returncode == 0 and ended.stdout.startswith("usage: python ")
+
+
+# --- The budget -------------------------------------------------------------------------------
+
+# The most lines that files may have, together; where a folder is named, all that is in it. These
+# limits only go down. docs/design.md says why.
+LIMITS = {
+    "train.py": 390,
+    "model.py": 370,
+    "gpt.py": 200,
+    "sample.py": 130,
+    "prepare_shakespeare.py": 220,
+}
+
+
+def lines(path):
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_file_or_folder_keeps_within_its_lines(name):
+    place = ROOT / name
+    files = [place] if place.is_file() else [path for path in place.rglob("*") if is_code(path)]
+    assert sum(map(lines, files)) <= LIMITS[name]
+
+
+def test_every_module_says_what_it_is():
+    assert all(ast.get_docstring(tree) for tree in TREES.values())

@@ -84,8 +84,8 @@ def test_newest_checkpoint_is_taken_unless_one_is_named(here, capsys):
 @pytest.mark.parametrize(
     "argument",
     [
-        *("--temperature=-0.1", "--temperature=nan", "--temperature=inf", "--temperature=0.2,1"),
-        *("--top_p=0", "--top_p=1.1", "--top_p=nan", "--top_k=0", "--top_k=0.5", "--seed=-1"),
+        *("--temperature=-0.1", "--temperature=nan", "--temperature=inf", "--temperature=0.2,x"),
+        *("--top_p=-0.1", "--top_p=1.1", "--top_p=nan", "--top_k=0", "--top_k=0.5", "--seed=-1"),
         *("--num_samples=0", "--max_new_tokens=0", "--dtype=float64", "--temprature=1"),
     ],
 )

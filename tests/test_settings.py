@@ -49,12 +49,10 @@ class Options(Base):
 def read(*arguments, recipe=None, cls=Config):
     """What read_settings makes of a command line, with the text of a recipe before it."""
     if recipe is None:
-        return read_settings(cls, arguments, "x.py", recipe=True, ignored=NANOGPTS)
+        return read_settings(arguments, cls, "x.py", NANOGPTS)[0]
     content = recipe if isinstance(recipe, bytes) else recipe.encode()
     Path("my.py").write_bytes(content)
-    given_values = read("my.py", *arguments, cls=cls)
-    assert given_values.pop("recipe") == "my.py"
-    return given_values
+    return read("my.py", *arguments, cls=cls)
 
 
 def refusal(*arguments, **keywords):
@@ -76,7 +74,7 @@ def test_command_line_overrides_recipe_and_only_what_is_set_is_given():
 @pytest.mark.parametrize("words", ["my.py --n_head=5", "my.py --n_head 5", "--n_head 5 my.py"])
 def test_recipe_stands_anywhere_and_a_value_after_a_space_or_an_equals_sign(words):
     Path("my.py").write_text("seed = 3")
-    assert read(*words.split()) == {"recipe": "my.py", "n_head": 5, "seed": 3}
+    assert read_settings(words.split(), Config, "x.py") == ({"n_head": 5, "seed": 3}, "my")
 
 
 @pytest.mark.parametrize(
@@ -91,6 +89,9 @@ def test_recipe_stands_anywhere_and_a_value_after_a_space_or_an_equals_sign(word
         ("--limit=3", 3),
         ("--heat=1", (1.0,)),
         ("--heat 0.2 0.8 1", (0.2, 0.8, 1.0)),
+        ("--heat=0.2 0.8", (0.2, 0.8)),
+        ("--heat=0.2,0.8", (0.2, 0.8)),
+        ("--heat 0.2 --heat=0.8", (0.2, 0.8)),
     ],
 )
 def test_each_type_reads_its_words(words, value):
@@ -131,7 +132,6 @@ def test_every_default_can_be_set():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_recipe_makes_a_config(path):
     found = read(str(path))
-    assert found.pop("recipe") == str(path)
     assert found.items() <= vars(Config(**found)).items()
 
 

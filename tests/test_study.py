@@ -25,6 +25,7 @@ import train
 from model import next_probabilities
 from networks import NGrams
 from quill.checkpoint import load
+from quill.dataset import Tokens
 from quill.figures import COLORS, matplotlib_installed
 from quill.log import read_log
 from quill.terminal import UsageError, UserError
@@ -46,7 +47,7 @@ def figures(monkeypatch):
     """A list of the figures that are saved from now on; they are not written."""
     saved = []
     for module in (plots, checks):
-        monkeypatch.setattr(module, "save", lambda figure, path: saved.append(figure))
+        monkeypatch.setattr(module, "save", lambda path, draw, *given: saved.append(draw(*given)))
     return saved
 
 
@@ -175,9 +176,9 @@ def test_every_network_learns_one_batch_unless_its_input_is_noise(workspace, kin
     main(["overfit_batch", *TINY, *NETWORKS[kind], *large])
     train_step = train.train_step
 
-    def step_with_noise(network, optimizers, scaler, windows, config):
+    def step_with_noise(network, optimizer, windows, *rest):
         windows[:, :-1] = torch.randint(50, windows[:, 1:].shape)
-        return train_step(network, optimizers, scaler, windows, config)
+        return train_step(network, optimizer, windows, *rest)
 
     monkeypatch.setattr(train, "train_step", step_with_noise)
     with pytest.raises(UserError, match="not enough"):
@@ -191,8 +192,8 @@ def test_find_lr_proposes_a_third_of_the_rate_with_the_lowest_loss(
 ):
     """The loss of each step is replaced by a curve with its lowest point at a rate of 0.01."""
 
-    def step(network, optimizers, scaler, windows, config):
-        rate = optimizers[0].param_groups[0]["lr"]
+    def step(network, optimizer, windows, config, step):
+        rate = optimizer.optimizers[0].param_groups[0]["lr"]
         return torch.tensor(4 - 2 * math.exp(-((math.log10(rate) + 2) ** 2)))
 
     monkeypatch.setattr(train, "train_step", step)
@@ -258,7 +259,7 @@ def test_each_number_of_the_example_follows_from_those_before(seed, capsys):
 def prepare_validation():
     """Make data/small in this folder, and return its validation split."""
     prepare_small()
-    return train.Tokens("data/small/val.bin", torch.device("cpu"))
+    return Tokens("data/small/val.bin", "cpu")
 
 
 # --- Attention --------------------------------------------------------------------------------
@@ -532,7 +533,6 @@ def test_without_a_part_is_the_loss_with_zeros_in_its_place(here, capsys):
         block, mask = network.blocks[int(layer) - 1], torch.tensor(masks[name])
         module = block.feed_forward if len(mask) == 64 else block.attention
         hook = module.projection.register_forward_pre_hook(lambda _, x, mask=mask: x[0] * mask)
-        assert loss == pytest.approx(
-            train.estimate_loss(network, tokens.in_order(16, 256)), abs=6e-4
-        )
+        expected = train.estimate_loss(network, tokens.spread(16, 256))
+        assert loss == pytest.approx(expected, abs=6e-4)
         hook.remove()
