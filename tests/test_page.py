@@ -483,7 +483,9 @@ def test_hostile_text_is_shown_as_text(here, reader):
     assert reader.value("document.scripts.length") == 3
     folder = {"behavior": "allow", "downloadPath": str(here)}
     reader.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
-    reader.value("keep(JSON.parse(by_id('data').textContent), by_id('weights').textContent, () => {})")
+    content = "document.querySelector('#{}').textContent"
+    data, weights = content.format("data"), content.format("weights")
+    reader.value(f"keep(JSON.parse({data}), {weights}, () => 0)")
     reader.until((here / "my-gpt.html").exists)
     assert (here / "my-gpt.html").read_text(encoding="utf-8").count("</script") == 3
     assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))
