@@ -40,7 +40,7 @@ def read(page):
 
 
 def shortened(command):
-    """(the module whose main() runs a command, its arguments, with those of a short run)."""
+    """Return the module whose main() runs a command, and its arguments for a short run."""
     program = lecture.program_of(command)
     words = shlex.split(command.split(" > ")[0])
     arguments = words[1 + len(program.split()) :]
