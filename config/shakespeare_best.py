@@ -1,7 +1,7 @@
 """The lowest validation loss within half an hour on two CPU cores.
 
-docs/speed.md has its loss beside those that others have published, and how it is measured.
-shakespeare_laptop.py is the same network for a few minutes, and says more about its parts.
+docs/speed.md has its loss beside those that others have published, and how it is measured. With
+1,200 steps and a dropout of 0.1, it ends at 1.42 in six minutes.
 """
 
 # The network: 4.7 million parameters.
@@ -12,7 +12,7 @@ block_size = 256
 position = "rotary"
 token_shift = True
 qk_norm = True
-dropout = 0.25  # the text is read 21 times; shakespeare_laptop.py's 0.1 would overfit
+dropout = 0.25  # the text is read 21 times: less would overfit
 
 # The training: 4,096 characters per step, 21 million in all.
 optimizer = "muon"

@@ -1,4 +1,4 @@
-"""nanoGPT's GPU recipe: minutes on a GPU, hours on a CPU (use shakespeare_laptop.py there)."""
+"""nanoGPT's GPU recipe: hours on a CPU, where shakespeare_laptop.py is the one to take."""
 
 # The network: 10.7 million parameters, ten for each character of the text.
 n_layer = 6  # time grows with it

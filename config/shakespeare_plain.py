@@ -1,4 +1,4 @@
-"""The quick start: a plain Transformer with rotary positions, a minute or two on two CPU cores.
+"""The plain Transformer with rotary positions: the network of the lecture, and of gpt.py.
 
 docs/settings.md has the validation loss of this recipe with each of its settings changed.
 """

@@ -21,19 +21,18 @@ export function next_probabilities(logits, temperature = 1, top_k = null, top_p 
   for (let id = 0; id < logits.length; id++) probabilities[id] /= temperature;
   softmax(probabilities, 0, logits.length);
   if (top_k === null && top_p === null) return probabilities;
-  let kept = by_probability(logits);
-  const total = () => kept.reduce((sum, id) => sum + probabilities[id], 0);
-  if (top_k !== null) kept = kept.slice(0, top_k);
+  const total = (ids) => ids.reduce((sum, id) => sum + probabilities[id], 0);
+  let kept = by_probability(logits).slice(0, top_k ?? Infinity);
   if (top_p !== null) {
-    const all = total();
-    let sum = 0;
+    const wanted = top_p * total(kept);
+    let sum = 0; // of those before; the most likely one stays, however small top_p is
     kept = kept.filter((id) => {
-      const before = sum;
-      sum += probabilities[id] / all;
-      return before < top_p;
+      const stays = sum === 0 || sum < wanted;
+      sum += probabilities[id];
+      return stays;
     });
   }
-  const all = total();
+  const all = total(kept);
   const result = new Float64Array(logits.length);
   for (const id of kept) result[id] = probabilities[id] / all;
   return result;

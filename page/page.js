@@ -340,7 +340,7 @@ class Page {
   }
 
   describe_off() {
-    if (!this.off.size || this.read_to < this.text.length) return "";
+    if (!this.off.size || this.mean_loss() === null || this.read_to < this.text.length) return "";
     const names = [...this.off].map((name) => this.head_name(...name.split(".").map(Number)));
     const [now, all] = [this.mean_loss(), this.loss_with_all].map((loss) => loss?.toFixed(3));
     const before = all ? `; with all heads, ${all}` : "";

@@ -110,7 +110,7 @@ def read_code():
 
 
 def newest_state(checkpoint, folder):
-    """How far the run of a checkpoint has come: the state in last.pt, if it is there."""
+    """How far a checkpoint's run has come: the state in last.pt, if it is in the same folder."""
     last = folder / "last.pt"
     return (read_checkpoint(last) if last.exists() else checkpoint)["state"]
 
@@ -159,8 +159,8 @@ def collect_blank(text):
 
 
 def join_modules(path, joined=None):
-    """{path: text} of a JavaScript module and of all that it imports, in an order in which they can
-    run one after the other in a single script: a page without requests cannot import."""
+    """{path: text} of a JavaScript module and of all that it imports, in the order in which they
+    can run one after the other in a single script: a page without requests cannot import."""
     joined = {} if joined is None else joined
     text = path.read_text(encoding="utf-8")
     for name in IMPORT.findall(text):

@@ -31,7 +31,7 @@ import { ngram_losses } from "./ngrams.js";
 import { plane_of } from "./plane.js";
 
 const BETWEEN_REPORTS = 8; // milliseconds: two of them in a frame of the screen
-const BETWEEN_MOMENTS = 1000; // milliseconds
+const BETWEEN_MOMENTS = 1000; // milliseconds, at least; and ten times what a moment costs
 const VALIDATED_OFTEN = 4096; // characters
 const VALIDATED_AT_END = 200000; // or the whole split, if it has fewer
 const LONGEST_COUNTED = 5; // characters
@@ -148,7 +148,7 @@ export function start_worker() {
       const { learner, sampler } = networks;
       const training = new Training(learner, tokens, config, seed);
       let began = performance.now();
-      let last_moment = -Infinity;
+      let next_moment = -Infinity;
       let losses = []; // of the batches since then
       const send = (kind, facts) => {
         const seconds = (performance.now() - began) / 1000;
@@ -156,14 +156,16 @@ export function start_worker() {
       };
       for (;;) {
         const end = training.done === config.max_iters;
-        if (end || performance.now() - last_moment > BETWEEN_MOMENTS) {
+        if (end || performance.now() > next_moment) {
+          const before = performance.now();
           const most = end ? VALIDATED_AT_END : VALIDATED_OFTEN;
           const val_loss = estimate_loss(learner, training.validation, most);
           const train_loss = losses.reduce((a, b) => a + b, 0) / losses.length || val_loss;
           const validated = Math.min(most, training.validation.length);
           const sample = short_sample(sampler);
           send("moment", { train_loss, val_loss, validated, sample, plane: plane() });
-          [losses, last_moment] = [[], performance.now()];
+          const now = performance.now();
+          [losses, next_moment] = [[], now + Math.max(BETWEEN_MOMENTS, 10 * (now - before))];
         }
         await pause();
         if (end || run !== mine) return;

@@ -36,10 +36,7 @@ class JavaScript:
         weights = json.dumps(page.pack_weights(self.network))
         config = f"{json.dumps(asdict(self.network.config))}, {self.network.vocab_size}"
         self.engine.eval(f"{PROGRAM} {HELPERS}")
-        for name in (
-            "network",
-            "other",
-        ):  # a network holds one text, so a second text needs another
+        for name in ("network", "other"):  # each holds one text
             self.engine.eval(f"const {name} = load({config}, {weights}); 0")
 
     def value(self, expression):
@@ -226,9 +223,7 @@ def test_modules_are_joined_after_what_they_import_and_no_name_is_defined_twice(
         imported = page.IMPORT.findall(path.read_text(encoding="utf-8"))
         assert {(path.parent / name).resolve() for name in imported} <= seen, path
         seen.add(path)
-        names += re.findall(
-            r"^(?:async )?(?:function\*?|class|const|let) (\w+)", text, re.MULTILINE
-        )
+        names += re.findall(r"^(?:function\*?|class|const|let) (\w+)", text, re.MULTILINE)
     assert len(names) == len(set(names)), [name for name in names if names.count(name) > 1]
     assert not re.search("^(import|export) ", "".join(modules.values()), re.MULTILINE)
 
@@ -486,4 +481,11 @@ def test_hostile_text_is_shown_as_text(here, reader):
     reader.open()
     assert "<script>alert(1)</script>" in reader.text_of("#about")
     assert reader.value("document.scripts.length") == 3
+    folder = {"behavior": "allow", "downloadPath": str(here)}
+    reader.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
+    content = "document.querySelector('#{}').textContent"
+    data, weights = content.format("data"), content.format("weights")
+    reader.value(f"keep(JSON.parse({data}), {weights}, () => 0)")
+    reader.until((here / "my-gpt.html").exists)
+    assert (here / "my-gpt.html").read_text(encoding="utf-8").count("</script") == 3
     assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))

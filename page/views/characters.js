@@ -20,13 +20,11 @@ export function show_plane({ ids, positions, fractions, cosines }, data) {
   const [height, margin] = [400, 16];
   const title = `${ids.length} characters along their first two principal components.`;
   const [plot, width] = new_plot("plane", height, title);
-  const range = (axis) => {
+  const [across, up] = [0, 1].map((axis) => {
     const values = positions.map((position) => position[axis]);
-    const low = values.reduce((a, b) => Math.min(a, b));
-    const high = values.reduce((a, b) => Math.max(a, b));
+    const [low, high] = [Math.min(...values), Math.max(...values)];
     return { middle: (low + high) / 2, size: high - low || 1 };
-  };
-  const [across, up] = [range(0), range(1)];
+  });
   // The same scale on both axes: what looks near is near.
   const scale = Math.min((width - 2 * margin) / across.size, (height - 2 * margin) / up.size);
   const { vowels } = kinds_of(data);
@@ -37,13 +35,13 @@ export function show_plane({ ids, positions, fractions, cosines }, data) {
     plot.append(svg("text", { class: look, x, y }, visible(vocab[ids[i]])));
   });
   const [first, second] = fractions.map(percent);
+  const [both, mixed] = [cosines.vowels, cosines.consonants].map((cosine) => cosine?.toFixed(2));
+  const letters = !both || !mixed
+    ? ""
+    : ` Two vowels (bold) have a mean cosine of ${both}; a vowel and a consonant, ${mixed}. ` +
+      "Nobody told the network which letters are vowels.";
   const parts =
     `The first component, from left to right, holds ${first} of the variance; the second, from ` +
-    `bottom to top, ${second}. ` +
-    (cosines.vowels !== null && cosines.consonants !== null
-      ? `Two vowels (bold) have a mean cosine of ${cosines.vowels.toFixed(2)}; a vowel and a ` +
-        `consonant, ${cosines.consonants.toFixed(2)}. Nobody told the network which letters are ` +
-        "vowels."
-      : "");
+    `bottom to top, ${second}.${letters}`;
   by_id("plane").append(element("p", { class: "note" }, parts));
 }

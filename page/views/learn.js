@@ -12,9 +12,6 @@ const MOST_FREQUENT = 100; // characters in the plane, as in Python
 const MOST_COUNTED = 1e6; // characters of a text: more n-grams would take too much memory
 const PLENTY = 100000; // characters: more hardly helps so small a network
 
-/** A text as a list of characters; each line ends with a newline. */
-const characters_of = (text) => Array.from(text.replace(/\r\n?/g, "\n"));
-
 export class LearnView {
   constructor(page, new_worker) {
     this.page = page;
@@ -61,7 +58,7 @@ export class LearnView {
   }
 
   show_length() {
-    const characters = characters_of(by_id("learn-text").value);
+    const characters = Array.from(by_id("learn-text").value);
     const numbers = [characters.length, new Set(characters).size, PLENTY].map(whole);
     by_id("learn-length").textContent =
       `${numbers[0]} characters, ${numbers[1]} different ones. ${numbers[2]} are plenty.`;
@@ -70,7 +67,7 @@ export class LearnView {
   learn() {
     const { page } = this;
     const { learn } = page.data;
-    const characters = characters_of(by_id("learn-text").value);
+    const characters = Array.from(by_id("learn-text").value);
     const chosen = all("[name=size]:checked")[0]?.value;
     const config = chosen ? learn.sizes[chosen].config : { ...page.data.config, ...learn.tuning };
     const vocab = chosen ? distinct(characters) : page.data.vocab;

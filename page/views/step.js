@@ -3,7 +3,7 @@
 
 import { accent, by_id, element, percent, visible } from "./dom.js";
 
-const FEWEST_DIGITS = 4; // of the numbers of a weight
+const DIGITS = 4; // of the numbers of a weight
 
 export class StepView {
   constructor(page) {
@@ -101,7 +101,7 @@ export class StepView {
     const { picked, page } = this;
     const [row, column] = this.place();
     const show = (id, number) =>
-      (by_id(id).textContent = number.toPrecision(FEWEST_DIGITS).replace("-", "−"));
+      (by_id(id).textContent = number.toPrecision(DIGITS).replace("-", "−"));
     show("look-value", before[picked]);
     show("look-slope", gradient[picked]);
     show("look-change", after[picked] - before[picked]);
