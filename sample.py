@@ -53,7 +53,7 @@ class Options:
 
 
 def read_prompt(start, tokenizer):
-    """(the prompt's text, its ids as a tensor (1, T))."""
+    """Return the prompt's text, and its ids as a tensor (1, T)."""
     prompt = start
     if not start:
         prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]

@@ -114,7 +114,7 @@ def network_of(checkpoint):
 
 
 def load(path):
-    """(the network of a checkpoint, its tokenizer), to use them from Python."""
+    """Return the network of a checkpoint and its tokenizer, to use them from Python."""
     checkpoint = read_checkpoint(path)
     return network_of(checkpoint), Tokenizer(checkpoint["meta"]["vocab"])
 
@@ -150,7 +150,7 @@ def refuse_to_overwrite(config):
 
 
 def starting_point(config):
-    """(the checkpoint that a run starts from or None, whether the run is a resume)."""
+    """Return the checkpoint that a run starts from, or None, and whether the run is a resume."""
     folder, origin = Path(config.out_dir), config.init_from
     last, from_file = folder / "last.pt", origin not in ("scratch", "resume", "auto")
     if config.eval_only:
@@ -165,8 +165,8 @@ def starting_point(config):
 
 
 def inherited(checkpoint, asked, given, resume):
-    """{name: value}: the settings that a run takes from the checkpoint that it starts from, unless
-    they are given: in a resume and with eval_only all of them, otherwise only the architecture.
+    """Return {name: value}, what a run takes over from the checkpoint that it starts from, unless
+    given: in a resume and with eval_only all of them, otherwise only the architecture.
 
     asked: the settings without the checkpoint's. given: {name: value} of the recipe and the command
     line. Raises UserError if they change what cannot change, and prints what a resume changes.

@@ -42,7 +42,7 @@ def import_matplotlib():
 
 
 def new_figure(width, height, title, fonts=()):
-    """An empty matplotlib Figure of that many inches. fonts: for what the usual one lacks."""
+    """An empty matplotlib Figure, measured in inches. fonts: for what the usual one lacks."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 

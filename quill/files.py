@@ -35,7 +35,7 @@ def replacing(path):
                 os.fsync(file.fileno())
         if not special:
             put_in_place(temporary, target)
-            with contextlib.suppress(OSError):  # locked() says so
+            with contextlib.suppress(OSError):  # locked() prints a note
                 sync_folder(target.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -66,8 +66,8 @@ def sync_folder(path):
 @contextlib.contextmanager
 def locked(folder):
     """Make a folder, keep other processes of this program out of it, and remove the temporary files
-    of killed ones. The operating system releases the lock however the process ends. What a file
-    system cannot do, some on a network and Windows', is noted."""
+    of killed ones. The operating system releases the lock however the process ends. Windows and
+    some network drives cannot do all of this; if so, a note is printed."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def locked(folder):
 
 @contextlib.contextmanager
 def reading(name, maker):
-    """Report whatever goes wrong in reading a file of that name. maker: what writes such files."""
+    """Report whatever goes wrong in reading the file `name`. maker: what writes such files."""
     try:
         yield
     except FileNotFoundError as error:

@@ -21,7 +21,7 @@ THREADS = torch.get_num_threads()  # a thread for each core, unless OMP_NUM_THRE
 
 
 def pick_device(name="auto"):
-    """The torch.device of a name; auto takes CUDA, else MPS (Apple), else the CPU."""
+    """The torch.device for a name; auto takes CUDA, else MPS (Apple), else the CPU."""
     if name == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
         name = "cuda" if cuda else "mps" if mps else "cpu"
@@ -38,7 +38,7 @@ def pick_device(name="auto"):
 
 
 def is_usable(name):
-    """Whether pick_device() can give the device of a name."""
+    """Whether pick_device(name) gives a device."""
     with contextlib.suppress(UserError):
         return bool(name == "auto" or pick_device(name))
     return False
@@ -52,7 +52,7 @@ def cpu_has_bfloat16():
 
 
 def pick_dtype(name, device):
-    """The torch.dtype of a name; auto takes bfloat16 where the device is fast in it, else
+    """The torch.dtype for a name; auto takes bfloat16 where the device is fast in it, else
     float16 on CUDA and float32 elsewhere."""
     if name != "auto":
         return getattr(torch, name)
@@ -196,7 +196,7 @@ PACKED_FROM = 192  # n_embd; a smaller network is as fast with plain layers
 class PackedLinear(nn.Module):
     """nn.Linear with its matrix laid out in advance as oneDNN's kernels read it.
 
-    nn.Linear lays it out anew for each product, as in training it is a new matrix each time.
+    nn.Linear lays it out again for each product, as in training it is a new matrix each time.
     PyTorch's own compiler uses both operators, in torch/_inductor/mkldnn_lowerings.py.
     """
 

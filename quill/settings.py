@@ -23,7 +23,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "
 
 
 def comments(cls):
-    """{name of a field: the comment at the end of its line}, those of base classes too."""
+    """Return {name of a field: the comment at the end of its line}, also of base classes."""
     found = {}
     for part in reversed(cls.__mro__[:-1]):
         found.update(re.findall(r"(?m)^    (\w+): .*?  # (.*)$", inspect.getsource(part)))
@@ -31,7 +31,7 @@ def comments(cls):
 
 
 def kind_of(field):
-    """(the type of a setting's value, whether it takes several, its choices or None)."""
+    """Return the type of a setting's value, whether it takes several, and its choices or None."""
     kind = field.type
     if isinstance(kind, types.UnionType):  # int | None
         kind = typing.get_args(kind)[0]
@@ -56,7 +56,7 @@ def checked(cls, field, value):
 
 
 def as_kind(name, kind, value):
-    """A value of that type: an int also passes as a float."""
+    """The value, if it is of this kind: an int also passes as a float."""
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):

@@ -1,4 +1,4 @@
-"""Checks before a run: what it costs, whether it can learn, and which learning rate it needs.
+"""Checks before a run: what it will cost, whether it can learn, and which learning rate to take.
 
 They take a recipe and settings as train.py does, and save no checkpoint.
 """
@@ -64,7 +64,7 @@ def dry_run(arguments):
 
 
 def parameters_by_part(network):
-    """{part of the network: its parameters}, in reading order; those of all blocks are summed."""
+    """Return {part of the network: its parameters}, in reading order, summed over the blocks."""
     counts = {}
     for name, parameter in network.named_parameters():
         words = name.split(".")

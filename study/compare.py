@@ -78,7 +78,7 @@ def compare(arguments):
 
 
 def find_variants(recipe, settings):
-    """{name of a variant: the words of its command line}, for all combinations of the values.
+    """Return {variant: the words of its command line}, for all combinations of the values.
     settings: {name: values with commas between them}. UsageError if a value is wrong."""
     values = {name: text.split(",") for name, text in settings.items()}
     several = [name for name, texts in values.items() if len(texts) > 1]
@@ -182,7 +182,7 @@ def train_one(words):
 
 
 def measure(folder, variants, count):
-    """{variant: (its lowest validation loss with each seed, parameters, seconds of a run)}."""
+    """Return {variant: (lowest validation loss with each seed, parameters, seconds of a run)}."""
     results = {}
     for name in variants:
         runs = [folder / name / f"seed{seed}" for seed in range(1, count + 1)]

@@ -82,7 +82,7 @@ def by_context(network, tokens):
 
 
 def in_bands(losses):
-    """{"1": the loss from 1 character, "2": from 2, "3-4": the mean of both, "5-8": ...}."""
+    """Return {"1": the loss from 1 character, "2": from 2, "3-4": the mean of both, "5-8": ...}."""
     means, start = {}, 0
     while start < len(losses):
         end = 2 * start or 1

@@ -5,7 +5,7 @@ import torch
 
 @torch.no_grad()
 def outputs_of_parts(network, idx):
-    """{name of a module: its output} in one forward pass of idx (B, T)."""
+    """Return {name of a module: its output} in one forward pass of idx (B, T)."""
     outputs, hooks = {}, []
     for name, module in network.named_modules():
 

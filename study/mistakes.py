@@ -1,6 +1,6 @@
 """Mistakes that people make in the tasks. The checker knows each by the numbers that come out."""
 
-# A task | what stands in its solution | what may stand there | the mistake in words.
+# A task | a part of its solution | what a learner may write there | the mistake in words.
 TABLE = """
 softmax | z - z.max() | z | without subtracting the largest score, so exponentials overflow
 softmax | powers / powers.sum() | powers | without the division by the sum

@@ -84,7 +84,7 @@ def begin(name):
     """Write the file of a task, unless it is there: a signature, a docstring, and no body."""
     path = FOLDER / f"{name}.py"
     if path.exists():
-        raise UserError(f"{path} is there already: edit it, or delete it to begin anew")
+        raise UserError(f"{path} is there already: edit it, or delete it to begin again")
     start, quotes, _ = HINT.sub("", SOURCES[name]).rpartition('"""')
     FOLDER.mkdir(exist_ok=True)
     path.write_text(f"{HEAD}{start}{quotes}\n    raise NotImplementedError\n", encoding="utf-8")
@@ -207,7 +207,7 @@ def difference(found, expected, names="123"):
 
 
 def cases(name):
-    """{description of an input: arguments} for a task."""
+    """Return {description of an input: arguments} for a task."""
     torch.manual_seed(0)
     normal, ids = torch.randn, torch.randint(7, (50,))
     w, g, m, s, none, nought = *normal(4, 3, 4), *torch.zeros(2, 3, 4)

@@ -92,8 +92,8 @@ def tiny_config(*changes):
 
 
 def tiny_training(*changes):
-    """(network, optimizer, data, config) of a fresh run with the settings of TINY and changes, in a
-    workspace: what the functions of train.py take."""
+    """Return network, optimizer, data and config of a fresh run with the settings of TINY and
+    changes, in a workspace: what the functions of train.py take."""
     import train
     from networks import build
     from quill import hardware
@@ -114,8 +114,8 @@ def log_rows(folder):
 
 
 def contents(path):
-    """{name: value} of all that a checkpoint holds, with a hash for each tensor; but not how long
-    it took, how it was started, and the last learning rate, which follows from the step."""
+    """Return {name: value} of all that a checkpoint holds, with a hash for each tensor; but not how
+    long it took, how it was started, and the last learning rate, which follows from the step."""
     from quill.checkpoint import read_checkpoint
 
     skipped = {"seconds", "log", "out_dir", "init_from", "overwrite", "lr"}

@@ -44,7 +44,7 @@ def refused(path):
     return False
 
 
-def test_a_flipped_byte_is_refused_wherever_it_changes_what_is_read(here):
+def test_a_flipped_byte_that_changes_what_is_read_is_refused(here):
     sound, data = contents(CKPT), CKPT.read_bytes()
     positions = range(0, len(data), len(data) // 400)
     count = 0
@@ -102,7 +102,7 @@ def test_a_file_of_another_program_or_format_is_refused(here):
     [["--position=rotary", "--token_shift"], ["--bias", "--dropout=0.5", "--dtype=bfloat16"]]
     + [["--network=mlp", "--n_hidden=8"], ["--network=bigram"]],
 )
-def test_load_gives_the_network_and_the_tokenizer_that_were_saved(workspace, shape):
+def test_load_returns_the_network_and_tokenizer_that_were_saved(workspace, shape):
     network, *_, config = tiny_training(*shape, "--out_dir=.")
     meta = open_dataset("small").meta
     save("ckpt.pt", network, config, meta, State())
@@ -113,7 +113,7 @@ def test_load_gives_the_network_and_the_tokenizer_that_were_saved(workspace, sha
     assert torch.equal(loaded(idx)[0], network.eval()(idx)[0])
 
 
-def test_the_fingerprint_of_code_changes_with_what_it_computes_only(tmp_path, monkeypatch):
+def test_a_fingerprint_changes_only_with_what_the_code_computes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     codes = {
         "plain": "def f(x):\n    return x * 2\n",
@@ -128,7 +128,7 @@ def test_the_fingerprint_of_code_changes_with_what_it_computes_only(tmp_path, mo
     assert found["plain"] == found["explained"] != found["changed"]
 
 
-def test_a_network_whose_code_has_changed_is_loaded_with_a_warning(here, capsys, monkeypatch):
+def test_a_network_of_changed_code_is_loaded_with_a_warning(here, capsys, monkeypatch):
     before = load(CKPT)[0].state_dict()
     assert not capsys.readouterr().err
     monkeypatch.setattr("quill.checkpoint.fingerprint", lambda module: "another")
@@ -143,7 +143,7 @@ def test_a_network_whose_code_has_changed_is_loaded_with_a_warning(here, capsys,
         load(CKPT)
 
 
-def test_the_checkpoint_that_is_named_is_found_or_else_the_newest(here):
+def test_the_named_checkpoint_is_found_or_else_the_newest(here):
     with pytest.raises(UserError, match="nowhere"):
         read_checkpoint(find_checkpoint(out_dir="nowhere"))
     for seconds, name in ((1, "newest"), (2, "old")):
@@ -173,7 +173,7 @@ SETTINGS = sorted({field.name for field in fields(Config)} - PER_CALL)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_resume_inherits_every_setting_and_refuses_another_architecture(name, capsys):
+def test_a_resume_inherits_all_and_keeps_its_architecture(name, capsys):
     saved = {"config": asdict(Config())}
     was = saved["config"][name]
     given = {name: other_value(name, was), "out_dir": "elsewhere"}
@@ -188,7 +188,7 @@ def test_a_resume_inherits_every_setting_and_refuses_another_architecture(name, 
     assert inherited(saved, Config(), {name: was}, resume=True) and not capsys.readouterr().out
 
 
-def test_fine_tuning_inherits_the_architecture_alone_and_an_evaluation_everything():
+def test_fine_tuning_inherits_only_the_architecture():
     saved = {"config": asdict(Config(n_embd=16))}
     assert set(inherited(saved, Config(), {"max_iters": 5}, resume=False)) == ARCHITECTURE
     assert set(inherited(saved, Config(eval_only=True), {}, resume=False)) == set(SETTINGS)
@@ -208,7 +208,7 @@ def test_what_a_resume_changes_applies_to_the_optimizers(workspace):
     assert last["state"]["step"] == 4 and last["optimizer"]["scaler"]
 
 
-def test_settings_that_the_code_no_longer_has_or_the_checkpoint_lacks_are_named(here):
+def test_a_setting_that_code_or_checkpoint_lacks_is_named(here):
     sound = read_checkpoint("out/run/last.pt")
     for name, refused in (("gone", "train"), ("qk_norm", "sample")):
         config = {**sound["config"], "gone": 3}
@@ -303,7 +303,7 @@ def test_a_run_is_saved_before_its_first_step(workspace, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
-def test_a_second_run_into_a_folder_is_refused_while_the_first_writes(workspace):
+def test_a_second_run_into_a_locked_folder_is_refused(workspace):
     with locked(Path("out/run")), pytest.raises(UserError, match="out.run"):
         train.main(TINY)
     assert not Path("out/run/last.pt").exists()

@@ -34,20 +34,20 @@ def test_difference_is_named_beyond_the_values_of_students_table(n, t):
         assert verdict(list(values + 0.1 * factor * t / math.sqrt(n))).startswith(said)
 
 
-def test_certain_difference_too_small_to_matter_is_neither_better_nor_worse():
+def test_certain_but_tiny_difference_is_neither_better_nor_worse():
     for difference in (0.00003, -0.0009):
         said = verdict([difference, difference * 1.01] * 5)
         assert said not in ("better", "worse") and "0.001" in said
     assert verdict([0.0011] * 5) == "worse"
 
 
-def test_five_in_a_hundred_comparisons_of_equals_find_a_difference():
+def test_one_in_twenty_comparisons_of_equals_finds_a_difference():
     differences = np.random.default_rng(0).normal(0, 0.01, size=(400, 5))
     found = [verdict(list(row)) in ("better", "worse") for row in differences]
     assert 0.02 < np.mean(found) < 0.08
 
 
-def test_number_of_seeds_that_is_asked_for_shows_the_difference_in_four_of_five_comparisons():
+def test_proposed_seeds_show_a_difference_four_times_of_five():
     noise = 0.0112  # so the formula asks for 12 seeds
     values = np.random.default_rng(1).normal(0, 1, size=12)
     values = noise * (values - values.mean()) / values.std(ddof=1)
@@ -94,7 +94,7 @@ def rows_of(folder):
         return list(csv.DictReader(file))
 
 
-def test_each_variant_is_trained_with_each_seed_as_an_ordinary_run(recipe, runs, capsys):
+def test_each_variant_is_trained_with_each_seed(recipe, runs, capsys):
     main([*recipe, "--n_layer=1,2"])
     rows = rows_of("out/compare/tiny")
     assert [row["variant"] for row in rows] == ["n_layer=1"] * 2 + ["n_layer=2"] * 2
@@ -111,7 +111,7 @@ def test_each_variant_is_trained_with_each_seed_as_an_ordinary_run(recipe, runs,
     assert f"{(losses[1] - losses[0]).mean():+.4f}" in table
 
 
-def test_a_run_in_a_process_of_its_own_ends_with_the_same_bytes_or_says_what_was_wrong(workspace):
+def test_a_run_in_its_own_process_ends_with_the_same_bytes(workspace):
     compare.train_one([*TINY, "--out_dir=own"])
     train.main([*TINY, "--out_dir=here"])
     assert outcome("own") == outcome("here")
@@ -119,7 +119,7 @@ def test_a_run_in_a_process_of_its_own_ends_with_the_same_bytes_or_says_what_was
         compare.train_one([*TINY, "--dataset=no_such"])
 
 
-def test_what_is_trained_is_not_trained_again_and_what_was_cut_off_goes_on(recipe, runs):
+def test_only_what_is_missing_is_trained_again(recipe, runs):
     main([*recipe, "--n_layer=1,2"])
     before = rows_of("out/compare/tiny")
     Path("out/compare/tiny/n_layer=2/seed1/log.csv").unlink()

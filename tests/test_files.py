@@ -63,7 +63,7 @@ def test_error_in_the_block_leaves_the_old_file(name, error):
 
 @posix
 @old_and_new
-def test_full_disk_is_reported_in_one_line_and_leaves_the_old_file(name):
+def test_full_disk_is_one_line_and_leaves_the_old_file(name):
     program = start(f"""
 from quill.terminal import run_main
 def main(_):
@@ -83,7 +83,7 @@ def test_path_that_cannot_be_a_file_is_reported(path):
 
 
 @posix
-def test_link_stays_and_its_target_is_replaced_with_the_usual_permissions():
+def test_link_stays_and_its_target_is_replaced():
     Path("link").symlink_to("file")
     earlier = os.umask(0o027)
     with replacing("link") as file:
@@ -103,7 +103,7 @@ def test_pipe_is_written_to_by_its_name_in_dev():
 
 
 @posix
-def test_second_process_is_kept_out_and_a_killed_one_leaves_no_traces():
+def test_second_process_is_kept_out_until_the_first_is_gone():
     writer = start("""
 with locked(Path()), replacing('file') as file:
     print('half', file=open(file.name, 'w'), flush=True)
@@ -127,13 +127,13 @@ def test_folder_is_made_or_reported():
 
 
 @pytest.mark.parametrize("read", [lambda: Path("missing").read_bytes(), lambda: {}["vocab"]])
-def test_failure_in_reading_is_reported_with_the_file_and_what_makes_it(read):
+def test_unreadable_file_is_reported_with_what_makes_it(read):
     with pytest.raises(UserError, match="my file.* a program"), reading("my file", "a program"):
         read()
 
 
 @pytest.mark.parametrize("lock", ["works", "fails", "is missing"])
-def test_without_folder_sync_or_locks_files_are_written_with_one_note(lock, monkeypatch, capsys):
+def test_without_sync_or_locks_files_are_written_with_a_note(lock, monkeypatch, capsys):
     def fail(descriptor, *how):
         if how or stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "Invalid argument")

@@ -45,7 +45,7 @@ WHOLE = ",".join(COLUMNS) + "\n0,0,0.0,0.001,4.17,4.18\n"
     "damaged",
     [None, "", "step\n", WHOLE[:30], WHOLE[:-4] + "x", WHOLE.replace(",0.0,", ","), "\x00\xff"],
 )
-def test_a_log_that_is_missing_or_damaged_is_one_line_with_its_path(tmp_path, damaged):
+def test_a_missing_or_damaged_log_is_one_line_with_its_path(tmp_path, damaged):
     if damaged is not None:
         (tmp_path / "log.csv").write_text(damaged, encoding="latin-1")
     with pytest.raises(UserError) as caught:
@@ -77,12 +77,12 @@ def test_the_users_settings_of_matplotlib_change_and_say_nothing(tmp_path):
     plot_loss(tmp_path, ROWS)
     expected = (tmp_path / "loss.png").read_bytes()
     code = f"from quill.log import plot_loss; plot_loss('.', {ROWS})"
-    for own in ({"HOME": "/proc"}, {"MPLBACKEND": "nonsense", "MPLCONFIGDIR": str(tmp_path)}):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **own}
-        command = [sys.executable, "-c", code]
-        ended = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path)
-        assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
-        assert (tmp_path / "loss.png").read_bytes() == expected
+    own = {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/no"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **own}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+    assert (tmp_path / "loss.png").read_bytes() == expected
 
 
 def test_a_log_or_a_plot_that_fails_is_one_line_and_ends_no_run(workspace, capsys):

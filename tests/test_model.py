@@ -185,7 +185,7 @@ def test_the_last_position_sees_all_of_the_past(position):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_only_positions_tell_one_layer_in_which_order_characters_came(position):
+def test_one_layer_knows_the_order_only_from_positions(position):
     network = small_network(position=position, n_layer=1)
     one, other = torch.tensor([[1, 2, 3, 4]]), torch.tensor([[3, 1, 2, 4]])
     same = torch.allclose(network(one)[0][0, -1], network(other)[0][0, -1], atol=1e-3)
@@ -260,7 +260,7 @@ def test_logits_with_kv_cache_equal_recomputation(position, token_shift):
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_past_the_window_a_token_costs_two_one_token_passes_at_most():
+def test_past_the_window_a_token_costs_two_passes_at_most():
     network = small_network()
     lengths = []
     network.token_embedding.register_forward_hook(lambda m, i, x: lengths.append(x.shape[1]))

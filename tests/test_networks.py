@@ -19,7 +19,7 @@ VOCAB = sorted(set(TEXT) | {"z"})  # z is in no text
 
 
 def followers(context, shorter):
-    """{character: its count} after a context in TEXT, by a search through it. `shorter`: the
+    """Return {character: its count} after a context in TEXT, by a search. `shorter`: the
     context is the end of a longer one, so count the different characters before both."""
     found = Counter()
     for character in VOCAB:
@@ -73,7 +73,7 @@ def test_no_position_sees_the_future(kind):
     assert_causal(small_network(network=kind, n_hidden=8))
 
 
-def test_a_bigram_sees_one_character_and_an_mlp_block_size_of_them():
+def test_a_bigram_sees_one_character_an_mlp_block_size():
     for kind, sees in (("bigram", 1), ("mlp", 16)):
         network = small_network(network=kind, n_hidden=8, scale=1.0)
         ids = random_ids(network, rows=1, length=40)

@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "lecture.ipynb").read_text(encoding="utf-8")
 
 
-def test_committed_notebook_is_what_the_tool_makes_of_the_lecture():
+def test_committed_notebook_is_what_the_tool_makes():
     assert tool.make(PAGE) == NOTEBOOK
 
 
@@ -47,7 +47,7 @@ def test_worked_example_is_whole():
     assert len(outputs) == 3 and all(output in text for output in outputs)
 
 
-def test_model_is_changed_before_an_exercise_and_restored_after_it():
+def test_an_exercise_changes_the_model_and_restores_it():
     cells = [cell.source for cell in nbformat.reads(NOTEBOOK, 4).cells]
     restored = [i for i, cell in enumerate(cells) if cell == "!git checkout -- model.py"]
     for (mark, (old, new)), end in zip(tool.EDITS.items(), restored, strict=True):

@@ -237,7 +237,7 @@ FAILURES = {  # an answer, and how often the server that gives it is asked
 }
 
 
-def test_default_is_downloaded_once_and_again_only_if_it_was_altered(server):
+def test_default_is_downloaded_again_only_if_altered(server):
     for earlier, requests in [(None, 1), (TEXT, 1), (OTHER, 2)]:
         if earlier:
             Path("data/shakespeare_char/input.txt").write_text(earlier)
@@ -255,7 +255,7 @@ def test_server_that_recovers_is_asked_until_it_does(server):
 
 
 @pytest.mark.parametrize("name", [*FAILURES, "another text"])
-def test_failed_download_of_the_default_falls_back_to_the_bundled_text(name, server, capsys):
+def test_failed_default_download_takes_the_bundled_text(name, server, capsys):
     answer, requests = FAILURES.get(name, (Answer(body=OTHER.encode()), 1))
     server.answers = [answer]
     prepare.main([])
@@ -267,7 +267,7 @@ def test_failed_download_of_the_default_falls_back_to_the_bundled_text(name, ser
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_failed_download_of_a_url_is_reported_and_changes_nothing(name, server):
+def test_failed_download_is_reported_and_changes_nothing(name, server):
     make(OTHER)
     before = snapshot()
     answer, requests = FAILURES[name]
@@ -413,7 +413,7 @@ def test_killed_prepare_leaves_no_mixture_of_two_texts():
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp1252", None])
-def test_no_utf_8_is_refused_with_the_encoding_that_it_has_if_it_is_a_text(encoding):
+def test_other_encodings_are_refused_by_their_name(encoding):
     text = "\u201cna\u00efve\u201d, he said.\n" * 9
     content = text.encode(encoding) if encoding else gzip.compress(text.encode())
     with pytest.raises(UserError, match="text.txt.* iconv " if encoding else "archive") as caught:
@@ -433,7 +433,7 @@ def test_several_sources_and_standard_input_make_one_text(monkeypatch):
 
 
 @pytest.mark.parametrize("cut", [5, 13])  # between two characters, and inside one
-def test_second_source_begins_a_line_unless_the_first_was_cut_inside_a_character(cut):
+def test_second_source_begins_a_line(cut):
     content = "It was a café, was it?\n".encode() * 9
     Path("a").write_bytes(content[:cut])
     Path("b").write_bytes(content[cut:])
@@ -442,7 +442,7 @@ def test_second_source_begins_a_line_unless_the_first_was_cut_inside_a_character
     assert whole() == parts.decode()
 
 
-def test_what_is_stored_of_a_source_is_its_name_without_folders_and_passwords(server):
+def test_stored_source_has_no_folders_and_passwords(server):
     Path("deep").mkdir()
     odd = os.fsdecode(b"deep/caf\xe9.txt")
     Path(odd).write_text(TEXT)
@@ -457,7 +457,7 @@ def test_what_is_stored_of_a_source_is_its_name_without_folders_and_passwords(se
 
 
 @pytest.mark.parametrize("source", ["ftp://a/b.txt", "file:///a.txt", "~nobody/a.txt", "FTP://a"])
-def test_odd_source_is_refused_by_name_before_the_old_dataset_is_touched(source):
+def test_odd_source_is_refused_and_the_old_dataset_stays(source):
     make(OTHER)
     before = snapshot()
     with pytest.raises(UserError, match=re.escape(source)):
@@ -465,7 +465,7 @@ def test_odd_source_is_refused_by_name_before_the_old_dataset_is_touched(source)
     assert snapshot() == before
 
 
-def test_vocabulary_is_that_of_a_dataset_a_folder_a_meta_json_or_a_checkpoint():
+def test_vocabulary_comes_from_a_dataset_or_a_checkpoint():
     vocab = make("zyxabc" * 10, dataset="first")["vocab"]
     torch.save({"format": FORMAT, "meta": {"vocab": vocab}}, "ckpt.pt")
     for name in ("first", "data/first", "data/first/meta.json", "ckpt.pt"):
@@ -480,7 +480,7 @@ def test_most_frequent_characters_are_listed_up_to_100():
 
 
 @pytest.mark.parametrize("name", ["shakespeare_char", "my"])
-def test_missing_dataset_is_reported_with_its_folder_and_the_command_that_makes_it(name, server):
+def test_missing_dataset_is_reported_with_its_command(name, server):
     with pytest.raises(UserError, match=re.escape(f"data/{name}/meta.json in {os.getcwd()}")) as no:
         open_dataset(name)
     Path("FILE").write_text(TEXT)

@@ -23,7 +23,8 @@ from study import checks, compare
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-RUN_HERE = [page for page in PAGES if page != lecture.PAGE]  # test_notebook.py runs the lecture's
+# test_notebook.py runs those of the lecture.
+RUN_HERE = [page for page in PAGES if page != lecture.PAGE and "```sh" in page.read_text("utf-8")]
 
 # What a test adds to a command, so that it takes a second: few steps of a tiny network.
 SHORT = ["--max_iters=3", "--eval_interval=2", "--eval_iters=1"]
@@ -39,7 +40,7 @@ def read(page):
 
 
 def shortened(command):
-    """(the module whose main() runs a command, its arguments, with those of a short run)."""
+    """Return the module whose main() runs a command, and its arguments for a short run."""
     program = lecture.program_of(command)
     words = shlex.split(command.split(" > ")[0])
     arguments = words[1 + len(program.split()) :]

@@ -24,7 +24,7 @@ def text(capsys, *arguments):
     return written(capsys, *arguments).out
 
 
-def test_text_goes_to_standard_output_and_the_rest_to_standard_error(here, capsys):
+def test_only_the_text_goes_to_standard_output(here, capsys):
     out, err = written(capsys, "--start=KING")
     assert out.startswith("KING") and out.endswith("\n") and len(out) == len("KING") + 60 + 1
     assert "validation loss" in err and "small.txt" in err and "KING" not in err
@@ -35,20 +35,20 @@ def test_same_seed_writes_the_same_text(here, capsys):
     assert text(capsys, "--seed=5") == first != text(capsys, "--seed=6")
 
 
-def test_most_likely_text_is_that_of_temperature_0_top_k_1_and_a_tiny_top_p(here, capsys):
+def test_temperature_0_top_k_1_and_a_tiny_top_p_are_the_same(here, capsys):
     likely = text(capsys, "--temperature=0")
     for options in (["--temperature=0", "--seed=5"], ["--top_k=1"], ["--top_p=1e-9"]):
         assert text(capsys, *options) == likely
 
 
-def test_several_samples_are_separate_continuations_of_one_prompt(here, capsys):
+def test_several_samples_continue_one_prompt(here, capsys):
     out = text(capsys, "--num_samples=3", "--start=QUEEN")
     samples = [out[i : i + 66] for i in range(0, len(out), 66)]
     assert len(set(samples)) == 3
     assert all(sample.startswith("QUEEN") and sample.endswith("\n") for sample in samples)
 
 
-def test_each_of_several_temperatures_writes_the_text_that_it_writes_alone(here, capsys):
+def test_each_temperature_writes_the_text_that_it_writes_alone(here, capsys):
     options = ["--start=First", "--num_samples=2"]
     alone = [text(capsys, *options, "--temperature", t) for t in ("0.2", "1.5")]
     out, err = written(capsys, *options, "--temperature", "0.2", "1.5")
@@ -89,7 +89,7 @@ def test_newest_checkpoint_is_taken_unless_one_is_named(here, capsys):
         *("--num_samples=0", "--max_new_tokens=0", "--dtype=float64", "--temprature=1"),
     ],
 )
-def test_wrong_option_is_reported_by_name_as_a_mistake_on_the_command_line(here, argument):
+def test_wrong_option_is_a_usage_error_with_its_name(here, argument):
     with pytest.raises(UsageError, match=argument.split("=")[0]):
         sample.main([argument])
 
@@ -118,7 +118,7 @@ def test_without_a_run_it_says_how_to_make_one(tmp_path, monkeypatch):
         sample.main([])
 
 
-def test_message_about_a_prompt_is_short_though_the_vocabulary_is_large():
+def test_message_is_short_for_a_large_vocabulary():
     tokenizer = Tokenizer("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))))
     with pytest.raises(UserError, match="20000") as caught:
         sample.read_prompt("a", tokenizer)
@@ -131,7 +131,7 @@ def test_gpu_writes_the_most_likely_text_that_the_cpu_writes(here, capsys):
     assert text(capsys, *options, "--device=cuda") == text(capsys, *options)
 
 
-def test_nanogpts_options_change_nothing_and_the_age_of_the_checkpoint_is_told(here, capsys):
+def test_nanogpts_options_are_ignored_and_the_age_is_shown(here, capsys):
     os.utime("out/run/ckpt.pt", (time.time() - 90000, time.time() - 90000))
     out, err = written(capsys, "--compile=False", "--init_from=resume", "--top_k=200")
     assert out == text(capsys) and "1 day" in err
@@ -147,7 +147,7 @@ def test_prompt_is_taken_as_the_text_writes_it():
         assert sample.read_prompt(start, Tokenizer(vocab))[0] == prompt
 
 
-def test_refusal_of_a_prompt_names_its_file_once_and_a_newline_as_one(here):
+def test_refused_prompt_is_reported_with_its_file_once(here):
     with pytest.raises(UserError, match="^[^N]*NOWHERE[^N]*No [^N]*$"):
         sample.main(["--start=FILE:NOWHERE"])
     with pytest.raises(UserError, match=r"'\\n'"):

@@ -1,4 +1,4 @@
-"""study/task.py: a right solution passes, and a wrong one is told its mistake."""
+"""study/task.py: a right solution passes, and the mistake in a wrong one is named."""
 
 import json
 

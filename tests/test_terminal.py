@@ -37,7 +37,7 @@ def run(body, *arguments, stdout=subprocess.PIPE, **environment):
 # --- How programs end -------------------------------------------------------------------------
 
 
-def test_main_gets_the_words_of_the_command_line_and_ends_with_status_0():
+def test_main_gets_the_command_line_and_ends_with_status_0():
     ended = run("print(arguments)", "a", "--b=c")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "['a', '--b=c']\n", "")
 
@@ -147,14 +147,14 @@ FULL = "sys.stdout = type('', (io.StringIO,), {'write': lambda *_: os.listdir('/
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("before", ["pass", FULL], ids=["file", "no file"])
-def test_output_that_cannot_be_written_is_one_line_also_after_help(before):
+def test_output_that_cannot_be_written_is_one_line(before):
     with open("/dev/full", "w") as full:
         ended = run(f"import io, sys; {before}; print('hello'); raise SystemExit(0)", stdout=full)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
 
 
-def test_quoted_path_is_one_word_for_a_posix_shell_and_for_the_command_prompt():
+def test_quoted_path_is_one_word_for_every_shell():
     assert quoted(PureWindowsPath(r"out\run")) == quoted(Path("out/run")) == "out/run"
     for name in ("out/a b", "out/a(1)&", "out/caf\u00e9", "C:/Users/me"):
         assert shlex.split(quoted(name)) == [name] and "'" not in quoted(name)

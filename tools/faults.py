@@ -1,6 +1,6 @@
 """Break runs on purpose while they go on, and count what is lost. Run by hand, on Linux:
 
-    python tools/faults.py                 all of it, in about five minutes
+    python tools/faults.py                 all of it, in a few minutes
     python tools/faults.py --kills=2 --fills=1 --flips=20 --every=40
 
 Prints a table. A run is lost if it cannot go on after the fault, or does not end with the bytes of
@@ -26,18 +26,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # where the programs and conftest.py are
 
-import train  # noqa: E402, I001 (before torch, for what it sets)
 from conftest import contents, outcome, prepare_small  # noqa: E402
-from quill.dataset import open_dataset  # noqa: E402
+
+import train  # noqa: E402
 from quill import files, log  # noqa: E402
 from quill.checkpoint import read_checkpoint  # noqa: E402
+from quill.dataset import open_dataset  # noqa: E402
 from quill.terminal import UserError  # noqa: E402
 from train import get_batch  # noqa: E402
 
 # A checkpoint after each step, so that many of the kills hit the moment in which one is written.
 RUN = ["--dataset=small", "--device=cpu", "--n_layer=2", "--n_head=2", "--n_embd=64"]
-RUN += ["--block_size=32", "--batch_size=4", "--dropout=0.1", "--max_iters=120"]
-RUN += ["--lr_decay_iters=120", "--eval_interval=40", "--eval_iters=1", "--checkpoint_interval=1"]
+RUN += ["--block_size=32", "--batch_size=4", "--dropout=0.1", "--max_iters=60"]
+RUN += ["--lr_decay_iters=60", "--eval_interval=20", "--eval_iters=1", "--checkpoint_interval=1"]
 
 # --- Runs in processes of their own -----------------------------------------------------------
 
@@ -100,7 +101,7 @@ def fill_the_disk(fills, end):
         limit = int(whole * random.uniform(0.01, 0.99))
 
         def draw(tokens, config, step, limit=limit):
-            if step == 60:
+            if step == 30:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             return get_batch(tokens, config, step)
 
@@ -108,7 +109,7 @@ def fill_the_disk(fills, end):
         child = start(
             [*RUN, f"--out_dir={folder}"], lambda draw=draw: setattr(train, "get_batch", draw)
         )
-        kept = ended(child) == 1 and read_checkpoint(f"{folder}/last.pt")["state"]["step"] == 60
+        kept = ended(child) == 1 and read_checkpoint(f"{folder}/last.pt")["state"]["step"] == 30
         lost += not (kept and ends_like(folder, [end], [*RUN, "--init_from=resume"]))
     return fills, lost
 
@@ -173,7 +174,7 @@ def die_after(number):
 
 
 def kinds_of_runs():
-    """[(name, command, folder to start from or None, the ends that are right)]."""
+    """Yield a name, a command, a folder to start from or None, and the ends that are right."""
     kinds = [
         ("a new run", [*SHORT, "--init_from=auto"], None),
         ("a resumed run", ["--init_from=resume", "--max_iters=9"], "new"),

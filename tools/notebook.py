@@ -3,7 +3,7 @@
     python tools/notebook.py
 
 Prose and formulas become Markdown cells, each command a cell of its own. What a command printed for
-the page is left out, since the cell prints it anew, but for the worked example, whose numbers the
+the page is left out, since the cell prints it again, but for the worked example, whose numbers the
 prose goes through; a plot that it makes is shown below it. Where an exercise changes model.py, a
 cell makes the change, so that all cells can be run in order.
 """

@@ -2,7 +2,7 @@
 
     python tools/settings.py        an hour and a half on two cores; Ctrl-C and the same goes on
 
-The changes are those in the first column. The two columns with losses are made anew; the remarks
+The changes are those in the first column. The two columns with losses are made again; the remarks
 are yours: read them afterwards, and see whether they still follow from the figures.
 """
 
