@@ -1,10 +1,10 @@
 """A GPT on one page: a text goes in, and more of it comes out.
 
-    python gpt.py            Shakespeare, in a minute or two on two CPU cores
-    python gpt.py my.txt     any text in UTF-8; a hundred kilobytes or more
+    python gpt.py            learn from Shakespeare, in a minute or two on two CPU cores
+    python gpt.py my.txt     from any text in UTF-8; a hundred kilobytes or more
 
 PyTorch has the tensors, the layers, the gradients and AdamW; everything else is here. New to this?
-Begin at main(), at the end. model.py and train.py are the same, with checkpoints and speed."""
+Begin at main(), at the end. model.py and train.py are this with options, checkpoints and speed."""
 
 import math
 import sys
@@ -17,11 +17,11 @@ from torch import nn
 
 n_layer = 2  # blocks: the second one can use what the first has found
 n_head = 4  # attention heads in a block: each looks for something else
-n_embd = 128  # C, the size of a character's vector: more learns more, and takes longer
+n_embd = 128  # C, the size of a character's vector: a larger one learns more, but takes longer
 block_size = 128  # T, how many characters the network reads at once
-batch_size = 12  # B, windows of the text in a step: more make it less noisy, and slower
-max_iters = 2700  # steps: here, four times through Shakespeare
-learning_rate = 5e-3  # of the largest steps: too small is slow, too large never settles
+batch_size = 12  # B, windows of the text in a step: with more, steps are less random, but slower
+max_iters = 2700  # steps: together they read as many characters as four Shakespeares have
+learning_rate = 5e-3  # at its peak: too small, and learning is slow; too large, it never settles
 warmup_iters = 100  # the first steps are smaller, since the weights are still random
 temperature = 0.8  # for writing: below 1, likely characters become even more likely
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,7 +32,7 @@ DATA = Path(__file__).parent / "data"
 
 
 def read_text(own):
-    """The text of a file of your own, or Shakespeare, downloaded once, or an imitation of it."""
+    """Your own file's text; without one, Shakespeare (downloaded once), or else an imitation."""
     path = Path(own or DATA / "shakespeare_char" / "input.txt")
     imitation = (DATA / "pastiche.txt").read_text(encoding="utf-8")
     try:
@@ -41,8 +41,8 @@ def read_text(own):
             path.write_bytes(urllib.request.urlopen(URL, timeout=20).read())
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        text = imitation if not own else sys.exit(f"error: {path} is no text in UTF-8: {error}")
-    if text == imitation:
+        text = imitation if not own else sys.exit(f"error: cannot read {path} as UTF-8: {error}")
+    if text == imitation and not own:  # prepare_shakespeare.py may have saved it, too
         print("Shakespeare could not be downloaded: this is data/pastiche.txt, an imitation")
     if len(text) < 10 * (block_size + 1):  # a tenth of it is for the validation
         sys.exit(f"error: {path} has {len(text)} characters, too few to learn from")
@@ -50,7 +50,7 @@ def read_text(own):
 
 
 def encode(text, vocab):
-    """A string of T characters to (T) ids: the id of a character is its index in the vocabulary."""
+    """The ids (T) of a string of T characters: an id is the character's index in the vocabulary."""
     return torch.tensor([vocab.index(character) for character in text], device=device)
 
 
@@ -62,12 +62,12 @@ def get_batch(ids):
     """Windows from random places: what is read, and what comes next at each position."""
     starts = torch.randint(len(ids) - block_size, (batch_size,)).tolist()
     windows = torch.stack([ids[i : i + block_size + 1] for i in starts])  # (B, T + 1)
-    return windows[:, :-1], windows[:, 1:]  # x and y: 2 x (B, T)
+    return windows[:, :-1], windows[:, 1:]  # x and y, each (B, T): y is x one character later
 
 
 # --- The network, from its smallest part to the whole ------------------------------------------
 class Attention(nn.Module):
-    """Each character gathers what it needs, from itself and from those before it."""
+    """Each character seeks (q) among the keys (k) up to its own, and gathers their values (v)."""
 
     def __init__(self):
         super().__init__()
@@ -76,9 +76,9 @@ class Attention(nn.Module):
 
     def forward(self, x):
         B, T, C = x.shape
-        q, k, v = self.query_key_value(x).split(C, dim=2)  # it looks for q, is k, says v
+        q, k, v = self.query_key_value(x).split(C, dim=2)  # query, key, value
         q, k, v = (z.view(B, T, n_head, -1).transpose(1, 2) for z in (q, k, v))  # (B, n_head, T, D)
-        scores = q @ k.transpose(2, 3) / math.sqrt(C // n_head)  # (B, n_head, T, T): a match?
+        scores = q @ k.transpose(2, 3) / math.sqrt(C // n_head)  # (B, n_head, T, T)
         future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)  # (T, T)
         weights = scores.masked_fill(future, -math.inf).softmax(dim=3)  # each row sums to 1
         y = weights @ v  # (B, n_head, T, D): weighted means of the values
@@ -86,11 +86,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward: each reads x, with mean 0 and variance 1, and adds to it."""
+    """Attention, then feed-forward: each reads a normalized copy of x, and adds its result to x."""
 
     def __init__(self):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(n_embd, bias=False)
+        self.attention_norm = nn.LayerNorm(n_embd, bias=False)  # to mean 0, variance 1, times gains
         self.attention = Attention()
         self.feed_forward_norm = nn.LayerNorm(n_embd, bias=False)
         self.expand = nn.Linear(n_embd, 4 * n_embd, bias=False)
@@ -98,12 +98,12 @@ class Block(nn.Module):
 
     def forward(self, x):
         x = x + self.attention(self.attention_norm(x))  # (B, T, C)
-        y = F.gelu(self.expand(self.feed_forward_norm(x)))  # (B, T, 4C), bent: GELU is a curve
+        y = F.gelu(self.expand(self.feed_forward_norm(x)))  # (B, T, 4C); GELU: a smooth max(0, x)
         return x + self.projection(y)  # (B, T, C)
 
 
 class GPT(nn.Module):
-    """From characters to a score for each possible next one, the logits, at every position."""
+    """From ids (B, T) to logits (B, T, V): at each position, a score for each next character."""
 
     def __init__(self, vocab_size):
         super().__init__()
@@ -114,31 +114,31 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
         self.lm_head.weight = self.token_embedding.weight  # tied: one matrix for both, as in GPT-2
         for name, weight in self.named_parameters():
-            added = 2 * n_layer if name.endswith("projection.weight") else 1  # results, in x
-            if weight.dim() == 2:  # so small that the first guesses are nearly uniform
+            added = 2 * n_layer if name.endswith("projection.weight") else 1  # outputs summed in x
+            if weight.dim() == 2:  # gains stay 1; small weights: near-uniform guesses
                 nn.init.normal_(weight, std=0.02 / math.sqrt(added))
 
     def forward(self, ids):
         what = self.token_embedding(ids)  # (B, T) -> (B, T, C)
-        where = self.position_embedding.weight[: ids.shape[1]]  # (T, C); rotary: 0.04 better
+        where = self.position_embedding.weight[: ids.shape[1]]  # (T, C); rotary: loss 0.04 lower
         return self.lm_head(self.norm(self.blocks(what + where)))  # (B, T, C) -> (B, T, V)
 
 
 def loss_of(network, x, y):
-    """The mean of -ln p, where p is what the network gave to the character that really came."""
+    """The mean of -ln p, where p is the probability that the network gave to the true character."""
     return F.cross_entropy(network(x).flatten(0, 1), y.flatten())  # (B * T, V) and (B * T)
 
 
 # --- The training, one step at a time ----------------------------------------------------------
 def get_lr(step):
-    """The learning rate rises during the warm-up, then it falls to 0, both along a line."""
-    warmup = (step + 1) / (warmup_iters + 1)  # 1 and more once it is over
-    decay = (max_iters - step) / max(1, max_iters - warmup_iters)  # 1 and more until then
+    """The learning rate rises along a line (warm-up), then falls along another, towards 0."""
+    warmup = (step + 1) / (warmup_iters + 1)  # below 1 during the warm-up only
+    decay = (max_iters - step) / max(1, max_iters - warmup_iters)  # below 1 after it only
     return learning_rate * min(warmup, decay)
 
 
 def new_optimizer(network):
-    """AdamW: steps of about the learning rate. Matrices decay; gains of norms would go off at 0."""
+    """AdamW. It also pulls weights towards 0: good for matrices, but not for the gains of norms."""
     matrices = {"params": [w for w in network.parameters() if w.dim() == 2]}
     gains = {"params": [w for w in network.parameters() if w.dim() == 1], "weight_decay": 0.0}
     return torch.optim.AdamW([matrices, gains], betas=(0.9, 0.95), weight_decay=0.1)
@@ -151,7 +151,7 @@ def train_step(network, optimizer, x, y, step):
     loss = loss_of(network, x, y)
     optimizer.zero_grad()
     loss.backward()  # the gradient: for each weight, how the loss changes with it
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # a strange batch cannot throw it far
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # so that no odd batch moves it too far
     optimizer.step()
     return loss.item()
 
@@ -166,7 +166,7 @@ def estimate_loss(network, ids):
 
 @torch.no_grad()
 def write(network, ids, length):
-    """Continue ids (1, T) by `length` characters: draw the next one, and read it again."""
+    """Continue ids (1, T) by `length` characters: draw one, append it, read all again."""
     for _ in range(length):
         logits = network(ids[:, -block_size:])[:, -1] / max(temperature, 1e-4)  # (1, V)
         ids = torch.cat([ids, torch.multinomial(F.softmax(logits, dim=1), 1)], dim=1)  # (1, T + 1)
@@ -184,7 +184,7 @@ def main():
     torch.manual_seed(1337)
     network = GPT(len(vocab)).to(device)
     size = sum(weight.numel() for weight in network.parameters())
-    print(f"{size:,} parameters; a guess has loss ln {len(vocab)} = {math.log(len(vocab)):.2f}")
+    print(f"{size:,} parameters; blind guessing: loss ln {len(vocab)} = {math.log(len(vocab)):.2f}")
     optimizer = new_optimizer(network)
     start = encode("\n" if "\n" in vocab else text[0], vocab)[None]  # (1, 1)
     for step in range(max_iters):
