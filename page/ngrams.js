@@ -1,33 +1,47 @@
 // @ts-check
 // What counting makes of a text: the lines to beat.
 
-/** The mean loss of counted n-grams, for n = 1, 2, ..., longest, in nats: NGrams in ancestors.py.
+const DISCOUNT = 0.9; // of each count, as in networks.py
+
+/** The counts of strings, and for each context (all but the last character) their sum and their
+ *  number. @param {Map<string, number>} counts */
+function by_context(counts) {
+  const [sums, strings] = [new Map(), new Map()];
+  for (const [string, count] of counts) {
+    raise(sums, string.slice(0, -1), count);
+    raise(strings, string.slice(0, -1));
+  }
+  return { counts, sums, strings };
+}
+
+const raise = (map, key, by = 1) => map.set(key, (map.get(key) ?? 0) + by);
+
+/** The mean loss of counted n-grams, for n = 1, 2, ..., longest, in nats: NGrams in networks.py.
  *  Both texts are token ids; a context is a string with a character for each id. */
 export function ngram_losses(train, validation, vocab_size, longest) {
   const [text, other] = [train, validation].map((ids) => {
     return Array.from(ids, (id) => String.fromCharCode(id)).join("");
   });
-  /** @type {Map<string?, number>[]} */
-  const [counts, followers, different] = [new Map(), new Map(), new Map()];
-  const raise = (map, key, by = 1) =>
-    map.set(key, (map.get(key) ?? 0) + by);
+  const [counts, variety] = [new Map(), new Map()];
   for (let n = 1; n <= longest; n++) {
     for (let i = 0; i + n <= text.length; i++) raise(counts, text.slice(i, i + n));
   }
-  for (const [string, count] of counts) {
-    const context = string.slice(0, -1);
-    raise(followers, context, count);
-    raise(different, context);
-  }
+  for (const string of counts.keys()) if (string.length > 1) raise(variety, string.slice(1));
+  const [whole, shorter] = [by_context(counts), by_context(variety)];
+  const mix = ({ counts, sums, strings }, context, character, p) => {
+    if (!sums.has(context)) return p;
+    const rest = Math.max(0, (counts.get(context + character) ?? 0) - DISCOUNT);
+    return (rest + DISCOUNT * strings.get(context) * p) / sums.get(context);
+  };
   const totals = new Array(longest).fill(0);
   for (let i = 0; i < other.length; i++) {
-    let p = 1 / vocab_size;
+    let estimate = 1 / vocab_size; // from the contexts that are shorter
+    let p = estimate;
     for (let length = 0; length < longest; length++) {
-      const context = length <= i ? other.slice(i - length, i) : null;
-      const followed = followers.get(context) ?? 0;
-      if (followed) {
-        const kinds = different.get(context) ?? 0;
-        p = ((counts.get(context + other[i]) ?? 0) + kinds * p) / (followed + kinds);
+      if (length <= i) {
+        const context = other.slice(i - length, i);
+        p = mix(whole, context, other[i], estimate);
+        estimate = mix(shorter, context, other[i], estimate);
       }
       totals[length] -= Math.log(p);
     }

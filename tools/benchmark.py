@@ -30,20 +30,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the programs are
 
-import quill  # noqa: F401, I001 (before torch, which reads what it sets)
-
 import numpy as np
 import torch
 from pictures import open_chromium, wait_for
 from torch.nn import functional as F
 
 import train
-from ancestors import build
 from model import CausalSelfAttention, generate
+from networks import build
 from page.page import SIZES
-from prepare_shakespeare import open_dataset
 from quill import hardware
 from quill.checkpoint import save
+from quill.dataset import open_dataset
 from quill.settings import read_settings
 from quill.terminal import UserError, run_main
 
@@ -58,7 +56,6 @@ LARGER += ["--dropout=0.1"]
 CHAR = ["config/shakespeare_char.py"]  # 10.7 million parameters
 TARGET = 1.4697  # nanoGPT's published validation loss for config/shakespeare_char.py, on an A100
 TARGET_STEPS = 1750  # about when its run gets there
-LONGER = ["--max_iters=3500", "--dropout=0.2"]  # shakespeare_laptop.py for less than half an hour
 SEEDS = (1337, 1, 2)
 LAYOUT_SIZES = [(1, 128, 64), (2, 128, 128), (4, 128, 64), (6, 256, 256), (6, 384, 256)]
 
@@ -131,15 +128,9 @@ def wait_for_gpu():
 # --- The plain way ----------------------------------------------------------------------------
 
 
-def read_given(arguments):
-    """{name: value}: the settings of a command line, which may name a recipe."""
-    given = read_settings(train.Config, arguments, "train.py", recipe=True)
-    return {name: value for name, value in given.items() if name != "recipe"}
-
-
 def read_config(arguments):
-    """The same as a train.Config."""
-    return train.Config(**read_given(arguments))
+    """The train.Config of a command line, which may name a recipe."""
+    return train.Config(**read_settings(arguments, train.Config, "train.py")[0])
 
 
 class PlainAttention(CausalSelfAttention):
@@ -200,18 +191,17 @@ def plain_sampling(pipe, arguments):
 
 def our_training(pipe, arguments):
     """train.py's step, as often as asked for."""
-    given = {**read_given(arguments), "overwrite": True}  # nothing is: this writes no file
+    given, _ = read_settings(arguments, train.Config, "train.py")
     with contextlib.redirect_stdout(sys.stderr):
-        network, optimizer, splits, _, config, _ = train.set_up(given)
-    tokens = splits["train"]
-    forward = hardware.compiled(network, train.get_batch(tokens, config, step=0))
+        network, optimizer, data, config, _ = train.set_up(given)
+    forward = hardware.compiled(network, train.get_batch(data.train, config, 0), config)
     numbers = count()
 
     def steps(number):
         for _ in range(number):
             step = next(numbers)
-            optimizer.set_lr(train.get_lr(step, config))
-            windows = train.get_batch(tokens, config, step)
+            optimizer.set_lr(train.lr_factor(step, config))
+            windows = train.get_batch(data.train, config, step)
             train.train_step(forward, optimizer, windows, config, step)
 
     serve(pipe, steps)
@@ -306,6 +296,44 @@ def measure_training():
     table(["tokens/s", "plain", "quillGPT", "ratio"], rows)
 
 
+def measure_quick():
+    """The quick start and the plain Transformer, whole processes in turn."""
+    rows = []
+    for seed in SEEDS:
+        cells = []
+        for recipe in ("config/shakespeare_cpu.py", "config/shakespeare_plain.py"):
+            seconds, log = train_once(recipe, f"--seed={seed}")
+            cells += [f"{seconds:.1f} s", f"{min(row['val_loss'] for row in log):.4f}"]
+        rows.append([f"seed {seed}", *cells, f"{float(cells[0][:-2]) / float(cells[2][:-2]):.0%}"])
+    columns = ["shakespeare_cpu.py", "loss", "shakespeare_plain.py", "loss", "time"]
+    table(["whole process", *columns], rows)
+
+
+LOOP = "while True: pass"  # a busy program
+BUSY = [
+    ("config/shakespeare_plain.py", ["config/shakespeare_plain.py"], 40),
+    ("4 x 128, block 64", SMALL, 40),
+    ("config/shakespeare_fast.py", ["config/shakespeare_fast.py"], 40),
+    ("6 x 256, dropout 0.1", [*LARGER, "--optimizer=muon"], 4),
+]
+
+
+def measure_busy():
+    """How much longer a step takes beside other programs that each keep a core busy."""
+    rows = []
+    for name, arguments, steps in BUSY:
+        cells = []
+        for programs in range(3):
+            loops = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(programs)]
+            [seconds] = in_turns([start_process(our_training, arguments)], steps, 5)
+            for loop in loops:
+                loop.kill()
+                loop.wait()
+            cells.append(f"{statistics.median(seconds) / steps * 1e3:,.1f}")
+        rows.append([name, *cells])
+    table(["ms a step", "alone", "beside one busy program", "beside two"], rows)
+
+
 def measure_fast():
     """Wall time of whole processes, start to a validation loss of 1.88."""
     rows, steps, start = [], read_config(SMALL).max_iters, time.perf_counter()
@@ -324,23 +352,21 @@ TARGET_COLUMNS = [f"to {TARGET}", "best loss", "whole process"]
 
 
 def time_to_target(recipe, *changes):
-    """Train: [the minutes to TARGET, the lowest loss, the minutes of the whole process]."""
+    """Train: [the seconds to TARGET, the lowest loss, the seconds of the whole process]."""
     seconds, log = train_once(recipe, *changes)
     reached = [row["seconds"] for row in log if row["val_loss"] <= TARGET]
-    reached = f"{reached[0] / 60:.1f} min" if reached else "not reached"
-    return [reached, f"{min(row['val_loss'] for row in log):.4f}", f"{seconds / 60:.1f} min"]
+    reached = f"{reached[0]:.0f} s" if reached else "not reached"
+    return [reached, f"{min(row['val_loss'] for row in log):.4f}", f"{seconds:.0f} s"]
 
 
 def measure_laptop():
     """Training time to nanoGPT's published loss, evaluations included."""
     [seconds_a_step] = in_turns([start_process(plain_training, CHAR)], 1, 3)
     plain = statistics.median(seconds_a_step) * TARGET_STEPS
-    runs = [(f"seed {seed}", [f"--seed={seed}"]) for seed in SEEDS]
-    runs.append((" ".join(LONGER), LONGER))
     rows = []
-    for name, changes in runs:
-        rows.append([name, *time_to_target("config/shakespeare_laptop.py", *changes)])
-        print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)  # each takes minutes
+    for seed in SEEDS:
+        row = time_to_target("config/shakespeare_laptop.py", f"--seed={seed}")
+        rows.append([f"seed {seed}", *row])
     name = f"plain, {TARGET_STEPS} steps of {CHAR[0]}, from the time of three"
     rows.append([name, f"{plain / 60:.0f} min", "", ""])
     table(["config/shakespeare_laptop.py", *TARGET_COLUMNS], rows)
@@ -384,44 +410,6 @@ def measure_layouts():
             cells.append(" / ".join(speeds))
         rows.append([f"{size / 1e6:.1f}M, n_embd {n_embd}", *cells])
     table(["parameters", *layouts], rows)
-
-
-def measure_startup():
-    """From the command to the first evaluation, which is before the first step."""
-    torch_alone, begun = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(7):
-            alone = "import torch; print('imported', flush=True)"
-            torch_alone.append(whole_process("-c", alone, until="imported"))
-            command = [ROOT / "train.py", *SMALL, "--max_iters=1", f"--out_dir={folder}"]
-            begun.append(whole_process(*command, "--overwrite", until="run: "))
-    more = [b - a for a, b in zip(torch_alone, begun, strict=True)]
-    rows = [[spread(torch_alone, 2), spread(begun, 2), spread(more, 2)]]
-    table(["import torch, s", "train.py to its first evaluation, s", "difference, s"], rows)
-
-
-PARTS = [
-    ("the recipe", []),
-    ("no token shift", ["--token_shift=False"]),
-    ("learned positions", ["--position=learned"]),
-    ("no QK-norm", ["--qk_norm=False"]),
-    ("AdamW for all, at 2e-3 (its best of five)", ["--optimizer=adamw", "--learning_rate=2e-3"]),
-    ("cosine decay", ["--lr_schedule=cosine"]),
-    ("rates halved", ["--learning_rate=8e-3", "--muon_learning_rate=0.02"]),
-    ("rates doubled", ["--learning_rate=32e-3", "--muon_learning_rate=0.08"]),
-    ("two layers", ["--n_layer=2"]),
-    ("float32", ["--dtype=float32"]),
-]
-
-
-def measure_parts():
-    """config/shakespeare_fast.py with one part changed: its loss after the same steps."""
-    rows = []
-    for name, changes in PARTS:
-        runs = [train_once("config/shakespeare_fast.py", *changes, f"--seed={s}") for s in SEEDS]
-        losses = [log[-1]["val_loss"] for _, log in runs]
-        rows.append([name, spread(losses, 3), spread([seconds for seconds, _ in runs], 1)])
-    table(["config/shakespeare_fast.py with", "validation loss", "whole process, s"], rows)
 
 
 # In the page from the start: note the time at which the network's first character is there.
@@ -495,7 +483,7 @@ def measure_page():
     for name, arguments in (("0.8M, block 64", SMALL), ("4.7M, block 256", LARGER)):
         with tempfile.TemporaryDirectory() as folder:
             config = read_config([*arguments, f"--out_dir={folder}"])
-            (meta, _), state = open_dataset("shakespeare_char"), train.State(best_val_loss=4.17)
+            meta, state = open_dataset("shakespeare_char").meta, train.State(best_val_loss=4.17)
             save("ckpt.pt", build(config, VOCAB_SIZE), config, meta, state)
             whole_process("-m", "page", f"--out_dir={folder}")
             page = Path(folder) / "page.html"
@@ -580,12 +568,12 @@ def measure_gpu():
 
 MEASUREMENTS = {
     "machine": measure_machine,
-    "startup": measure_startup,
     "training": measure_training,
     "sampling": measure_sampling,
     "layouts": measure_layouts,
     "fast": measure_fast,
-    "parts": measure_parts,
+    "quick": measure_quick,
+    "busy": measure_busy,
     "laptop": measure_laptop,
     "page": measure_page,
     "gpu": measure_gpu,

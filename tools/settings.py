@@ -1,4 +1,4 @@
-"""Measure the table of docs/settings.md: train the quick start with each of its changes.
+"""Measure the table of docs/settings.md: train the plain recipe with each of its changes.
 
     python tools/settings.py        an hour and a half on two cores; Ctrl-C and the same goes on
 
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project's
 from study.compare import SEEDS, claim, measure, train_all, verdict, with_error
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
-RECIPE = "config/shakespeare_cpu.py"
+RECIPE = "config/shakespeare_plain.py"
 FOLDER = Path("out/settings")
 ROW = re.compile(r"(?m)^\| (none|`--.*?`) \| .*? \| .*? \| (.*) \|$")  # a change, ..., a remark
 
