@@ -1,9 +1,7 @@
 """gpt.py is model.py and train.py on one page: the same network, the same steps."""
 
 import math
-import os
 import re
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -126,15 +124,13 @@ def test_a_download_is_kept(tmp_path, monkeypatch):
     assert gpt.read_text("").startswith("Good morrow")
 
 
-def test_any_text_is_learned_and_continued(tmp_path):
+def test_any_text_is_learned_and_continued(short, monkeypatch, capsys):
     text = (ROOT / "data" / "pastiche.txt").read_text(encoding="utf-8")[:20000]
-    Path(tmp_path, "my.txt").write_text(text, encoding="utf-8")
-    code = f"import gpt; vars(gpt).update({TINY}, max_iters=201); gpt.main()"
-    command = [sys.executable, "-c", code, "my.txt"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert not ended.stderr
-    out = ended.stdout
+    Path("my.txt").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(gpt, "max_iters", 201)
+    gpt.main()
+    out, err = capsys.readouterr()
+    assert not err
     losses = [float(loss) for loss in re.findall(r"step +\d+ +loss ([\d.]+)", out)]
     assert losses[0] == pytest.approx(math.log(len(set(text))), abs=0.2)
     assert losses[-1] < losses[0] - 0.5

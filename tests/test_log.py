@@ -72,17 +72,19 @@ def test_without_matplotlib_there_is_no_plot_and_no_error(tmp_path, monkeypatch)
 
 
 @pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
-def test_the_users_settings_of_matplotlib_change_and_say_nothing(tmp_path):
+def test_the_users_settings_of_matplotlib_change_and_say_nothing(tmp_path, monkeypatch):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\nfigure.dpi: x")
-    plot_loss(tmp_path, ROWS)
-    expected = (tmp_path / "loss.png").read_bytes()
-    code = f"from quill.log import plot_loss; plot_loss('.', {ROWS})"
+    monkeypatch.chdir(tmp_path)
+    code = "from quill.figures import new_figure, save\n"  # quill.log would import torch: seconds
+    code += "save('plot.png', lambda: new_figure(4, 3, '$1 and $2'))"
+    exec(code, {})
+    expected = Path("plot.png").read_bytes()
     own = {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/no"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **own}
     command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, capture_output=True, env=environment, cwd=tmp_path)
+    ended = subprocess.run(command, capture_output=True, env=environment)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
-    assert (tmp_path / "loss.png").read_bytes() == expected
+    assert Path("plot.png").read_bytes() == expected
 
 
 def test_a_log_or_a_plot_that_fails_is_one_line_and_ends_no_run(workspace, capsys):
