@@ -208,7 +208,6 @@ def test_rotary_attention_depends_on_distances_only():
     [
         ({"n_embd": 10, "n_head": 4}, "n_embd 10 .* n_head 4"),
         ({"n_embd": 6, "n_head": 2, "position": "rotary"}, "rotary .* even .* 3"),
-        ({"n_embd": 5, "n_head": 1, "position": "sinusoidal"}, "sinusoidal .* even .* 5"),
     ],
 )
 def test_sizes_that_do_not_fit_each_other_are_refused(changes, facts):
