@@ -1,5 +1,6 @@
 """What the tests share: the repository on the path, a small dataset, tiny runs and networks."""
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -18,7 +19,8 @@ sys.path.insert(0, str(ROOT))
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that the tests start
 
-from browser import chromium, reader  # noqa: E402, F401 (fixtures)
+with contextlib.suppress(ModuleNotFoundError):  # selenium, which only the page's tests need
+    from browser import chromium, reader  # noqa: F401 (fixtures)
 
 # The programs that the tests start inherit what is ignored here, as Ctrl-C is in a job with `&`.
 signal.signal(signal.SIGINT, signal.default_int_handler)
