@@ -150,7 +150,7 @@ def origin_of(config):
         return None
     path = find_checkpoint(config.init_from)
     if not path.exists():
-        known = [*STARTS, *(path.as_posix() for path in Path("out").glob("*/ckpt.pt"))]
+        known = [*STARTS, *(path.parent.as_posix() for path in Path("out").glob("*/ckpt.pt"))]
         hint = did_you_mean(config.init_from.lower(), known)
         gpt2 = "; GPT-2's weights cannot be loaded here" if "gpt2" in config.init_from else ""
         raise UserError(

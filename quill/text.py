@@ -46,9 +46,8 @@ def get_text(source):
         return sys.stdin.buffer.read(), "a pipe"
     if "://" in source:
         if not source.lower().startswith(("http://", "https://")):
-            raise UserError(
-                f"cannot read {source}: give an http or https address, or a file's name"
-            )
+            advice = "give an http or https address, or the name of a file"
+            raise UserError(f"cannot read {without_password(source)}: {advice}")
         return download(source), without_password(source)
     path = Path(source)
     try:

@@ -22,7 +22,7 @@ from quill.figures import COLORS, matplotlib_installed, new_figure, optional
 from quill.files import reading, replacing
 from quill.log import read_log
 from quill.settings import read_settings
-from quill.terminal import UsageError, UserError, quoted, show
+from quill.terminal import UsageError, UserError, show
 from study.plots import save
 
 EXAMPLE = "python -m study compare config/shakespeare_fast.py --n_layer=1,2,3"
@@ -75,7 +75,8 @@ def compare(arguments):
         (folder / "compare.json").unlink()
     if not variants:
         raise UserError(next(iter(problems.values())))
-    results = measure(folder, variants, int(count))
+    settings = {name: settings_of(words) for name, words in variants.items()}
+    results = measure(folder, settings, int(count))
     first = next(iter(results))
     report([(name, result, results[first]) for name, result in results.items()], folder)
     for name, problem in problems.items():
@@ -118,7 +119,7 @@ def claim(folder, variants, count):
 
 def read_json(path):
     """What claim() wrote."""
-    with reading(path, f"python -m study compare RECIPE --out_dir={quoted(path.parent)}"):
+    with reading(path, "python -m study compare RECIPE --out_dir=out/NAME"):
         known = json.loads(path.read_text(encoding="utf-8"))
         return known | {"code": known["code"], "variants": dict(known["variants"])}
 
@@ -139,7 +140,10 @@ def between_folders(comparisons):
     rows = []
     for folder in comparisons:
         for name, result in measure(Path(folder), variants, count).items():
-            rows.append((f"{folder}: {name}", result, reference[name]))
+            if name in reference:
+                rows.append((f"{folder}: {name}", result, reference[name]))
+    if not rows:
+        raise UserError("there is no variant that has ended in each of them")
     return rows
 
 
@@ -153,10 +157,10 @@ def train_all(folder, variants, count):
     jobs, problems = [], {}
     for seed, (name, words) in itertools.product(range(1, count + 1), variants.items()):
         run = folder / name / f"seed{seed}"
-        steps = train.Config(**{**settings_of(words), "seed": seed}).max_iters
-        if not (run / "log.csv").exists() or read_log(run)["step"][-1] < steps:
+        settings = settings_of(words)
+        if not finished(run, settings):
             # A run that starts from a checkpoint begins again: auto would take its place.
-            scratch = settings_of(words).get("init_from", "scratch") == "scratch"
+            scratch = settings.get("init_from", "scratch") == "scratch"
             how = "--init_from=auto" if scratch else "--overwrite"
             jobs.append((name, [*words, f"--seed={seed}", f"--out_dir={run}", how]))
     workers = 1 if torch.cuda.is_available() else os.cpu_count()
@@ -175,6 +179,12 @@ def train_all(folder, variants, count):
     finally:
         executor.shutdown(cancel_futures=True)
     return problems
+
+
+def finished(run, settings):
+    """Whether a run has come to its last step."""
+    steps = settings.get("max_iters", train.Config.max_iters)
+    return (run / "log.csv").exists() and read_log(run)["step"][-1] >= steps
 
 
 def settings_of(words):
@@ -201,8 +211,11 @@ def train_one(words):
 def measure(folder, variants, count):
     """{variant: (its lowest validation loss with each seed, parameters, seconds of a run)}."""
     results = {}
-    for name in variants:
+    for name, settings in variants.items():
         runs = [folder / name / f"seed{seed}" for seed in range(1, count + 1)]
+        if not all(finished(run, settings) for run in runs):
+            show(f"{folder}: {name} is left out: not all of its runs have ended")
+            continue
         logs = [read_log(run) for run in runs]
         network, _ = load(find_checkpoint(runs[0]))
         parameters = sum(parameter.numel() for parameter in network.parameters())
