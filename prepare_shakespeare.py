@@ -165,12 +165,12 @@ def prepare(sources, dataset, fractions, vocab=""):
 
 def read_vocab(name):
     """The vocabulary of a dataset's name, its folder, or a checkpoint."""
-    from quill.checkpoint import read_checkpoint  # here, because these two import torch
+    from quill import checkpoint  # here, because these two import torch
     from quill.dataset import read_meta
 
     path = Path(name)
-    if path.suffix == ".pt":
-        return read_checkpoint(name)["meta"]["vocab"]
+    if path.suffix == ".pt" or (path / "ckpt.pt").is_file():
+        return checkpoint.read_checkpoint(checkpoint.find_checkpoint(name))["meta"]["vocab"]
     if path.is_file() and path.suffix != ".json":
         raise UserError(f"--vocab {name}: give the name of a dataset, or a checkpoint (.pt)")
     path = path if path.exists() else Path("data") / name

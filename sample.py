@@ -19,7 +19,6 @@ import time
 import unicodedata
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -28,7 +27,8 @@ from model import generate, stream
 from quill import hardware
 from quill.checkpoint import find_checkpoint, network_of, read_checkpoint
 from quill.settings import check_limits, read_options
-from quill.terminal import UserError, run_main
+from quill.terminal import UserError, on_terminal, run_main, show
+from quill.text import read_text
 from tokenizer import Tokenizer
 
 
@@ -44,11 +44,14 @@ class Options:
     temperature: tuple[float, ...] = (0.8,)  # 0: always the most likely; several: a text for each
     top_k: int | None = None  # draw only from the k most likely characters
     top_p: float | None = None  # draw only from the most likely ones that together reach p
+    init_from: str = "resume"  # nanoGPT's: from a checkpoint; GPT-2's weights cannot be loaded here
     seed: int = 1337  # of the random draws: another seed, another text
     device: str = "auto"  # auto (the fastest there is), cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # number format of products
 
     def __post_init__(self):
+        if self.init_from != "resume":
+            raise ValueError("init_from: GPT-2 cannot be loaded here; --checkpoint names a file")
         check_limits(self, ["num_samples", "max_new_tokens", "top_k"], at_most_one=["top_p"])
 
 
@@ -58,18 +61,17 @@ def read_prompt(start, tokenizer):
     if not start:
         prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
     elif start.startswith("FILE:"):
-        path = start.removeprefix("FILE:")
-        try:
-            prompt = Path(path).expanduser().read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise UserError(f"--start: cannot read {path}: {reason}") from error
+        prompt = read_text(start.removeprefix("FILE:"))
         if not prompt:
-            raise UserError(f"--start: {path} is empty")
+            raise UserError(f"--start: {start} is empty")
     # A shell passes "\n" on as two characters; an accent is a part of its letter, or one by itself.
-    tries = [prompt, prompt.replace("\\n", "\n")]
+    typed = prompt is start and "\\n" in start
+    tries = [prompt, prompt.replace("\\n", "\n") if typed else prompt]
     tries += [unicodedata.normalize(form, tries[1]) for form in ("NFC", "NFD")]
     prompt = next((text for text in tries if set(text) <= tokenizer.ids.keys()), tries[1])
+    if typed:
+        read = "two characters, as in the text" if prompt is start else "a newline"
+        show(f"note: \\n in --start is read as {read}", file=sys.stderr)
     try:
         return prompt, torch.tensor([tokenizer.encode(prompt)])  # (1, T)
     except ValueError as error:
@@ -85,19 +87,18 @@ def write(network, tokenizer, prompt, idx, temperature, options):
     if options.num_samples == 1:
         print(shown, end="", flush=True)
         for token in stream(network, idx, options.max_new_tokens, **settings):  # (1, 1)
-            print(tokenizer.decode(token[0].tolist()), end="", flush=True)
+            print(on_terminal(tokenizer.decode(token[0].tolist())), end="", flush=True)
         print()
         return
     idx = idx.repeat(options.num_samples, 1)  # (1, T) -> (num_samples, T)
     samples = generate(network, idx, options.max_new_tokens, **settings)
     for number, sample in enumerate(samples[:, idx.shape[1] :].tolist(), start=1):
         print(f"--- sample {number} of {options.num_samples} ---", file=sys.stderr, flush=True)
-        print(shown + tokenizer.decode(sample), flush=True)
+        print(on_terminal(shown + tokenizer.decode(sample)), flush=True)
 
 
 def main(arguments):
-    ignored = ["compile", "init_from"]  # nanoGPT's
-    options = read_options(arguments, Options, "sample.py", ignored, __doc__)
+    options = read_options(arguments, Options, "sample.py", ["compile"], __doc__)  # nanoGPT's
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)
     tokenizer = Tokenizer(checkpoint["meta"]["vocab"])
@@ -106,7 +107,8 @@ def main(arguments):
     network = hardware.for_sampling(network_of(checkpoint), device, options.dtype)
     state, source = checkpoint["state"], checkpoint["meta"]["source"]
     age = timedelta(seconds=round(time.time() - path.stat().st_mtime))
-    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}, {age} old"
+    age = f"{age} old" if age >= timedelta(0) else f"{-age} in the future"
+    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}, {age}"
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     started = time.monotonic()

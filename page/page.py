@@ -30,8 +30,8 @@ from quill.checkpoint import PER_CALL, find_checkpoint, network_of, read_checkpo
 from quill.files import replacing
 from quill.log import COLUMNS
 from quill.settings import read_options, read_settings
-from quill.terminal import UserError, show
-from quill.text import get_text, join, read_pieces
+from quill.terminal import UsageError, UserError, show
+from quill.text import read_text
 from train import Config
 
 HERE = Path(__file__).parent
@@ -210,9 +210,12 @@ def fill_template(data, weights):
 
 def main(arguments):
     options = read_options(arguments, Options, "-m page", about=__doc__)
+    if options.text and not options.blank:
+        raise UsageError("--text is for a page whose network learns it: add --blank")
+    if options.blank and (options.out_dir or options.checkpoint):
+        raise UsageError("a blank page takes no checkpoint: leave out --blank, or the checkpoint")
     if options.blank:
-        content, name = get_text(options.text or str(BUNDLED))
-        text = "".join(read_pieces(join([content]), name))
+        text = read_text(options.text or str(BUNDLED))
         return write(Path(options.output or "quillgpt.html"), collect_blank(text), weights="")
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)

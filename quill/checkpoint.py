@@ -24,13 +24,14 @@ from networks import NetworkConfig, build
 from quill.files import reading, replacing
 from quill.hardware import is_usable
 from quill.parallel import RANK
-from quill.terminal import UserError, show
+from quill.terminal import UserError, did_you_mean, quoted, show
 from tokenizer import Tokenizer, list_characters
 
 FORMAT = 7  # raise it whenever the format changes
 # The settings that the weights were trained for: they cannot be changed.
 ARCHITECTURE = {field.name for field in fields(NetworkConfig)} - {"dropout"}
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not inherit these
+STARTS = ("scratch", "resume", "auto")  # what init_from may be, beside a path
 CHANGED = (
     "as the code has changed since the checkpoint was made: undo the change, or train a new network"
 )
@@ -90,7 +91,10 @@ def read_checkpoint(path):
     Nothing in the file is executed (weights_only), and every byte is checked against the checksums
     of the zip format, which torch.load ignores.
     """
-    with reading(f"checkpoint {path}", maker="train.py"):
+    place = Path(path)
+    ours = place.name in ("ckpt.pt", "last.pt")
+    maker = f"python train.py --out_dir={quoted(place.parent)}" if ours else "train.py"
+    with reading(f"checkpoint {path}", maker):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
@@ -120,10 +124,14 @@ def load(path):
 
 
 def find_checkpoint(out_dir="", checkpoint=""):
-    """The path of the checkpoint that the options name; of the newest one if both are empty."""
+    """The path of the checkpoint that the options name; of the newest one if both are empty. Either
+    may be the folder of a run or a file."""
+    if checkpoint and out_dir:
+        raise UserError("--out_dir and --checkpoint both name a checkpoint: give one of them")
     if checkpoint or out_dir:
-        return Path(checkpoint or Path(out_dir) / "ckpt.pt")
-    found = Path("out").glob("*/ckpt.pt")
+        path = Path(checkpoint or out_dir)
+        return path if path.is_file() or path.suffix == ".pt" else path / "ckpt.pt"
+    found = [path for path in Path("out").glob("*/ckpt.pt") if path.is_file()]
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         raise UserError(
@@ -136,9 +144,25 @@ def find_checkpoint(out_dir="", checkpoint=""):
 # --- What a new run inherits ------------------------------------------------------------------
 
 
+def origin_of(config):
+    """The path of the checkpoint that init_from names, or None. UserError if there is none."""
+    if config.init_from in STARTS:
+        return None
+    path = find_checkpoint(config.init_from)
+    if not path.exists():
+        known = [*STARTS, *(path.parent.as_posix() for path in Path("out").glob("*/ckpt.pt"))]
+        hint = did_you_mean(config.init_from.lower(), known)
+        gpt2 = "; GPT-2's weights cannot be loaded here" if "gpt2" in config.init_from else ""
+        raise UserError(
+            f"--init_from={config.init_from}: no {path} in {Path.cwd()}{hint}{gpt2}; it is "
+            f"{', '.join(STARTS)}, or the path of a checkpoint"
+        )
+    return path
+
+
 def refuse_to_overwrite(config):
     """Raise UserError if a run would replace another one in its folder, and was not told to."""
-    folder = Path(config.out_dir)
+    folder, _ = Path(config.out_dir), origin_of(config)
     last, best = (folder / "last.pt").exists(), (folder / "ckpt.pt").exists()
     resumes = config.init_from == "resume" or (config.init_from == "auto" and last)
     if (last or best) and not resumes and not config.overwrite:
@@ -151,17 +175,17 @@ def refuse_to_overwrite(config):
 
 def starting_point(config):
     """Return the checkpoint that a run starts from, or None, and whether the run is a resume."""
-    folder, origin = Path(config.out_dir), config.init_from
-    last, from_file = folder / "last.pt", origin not in ("scratch", "resume", "auto")
+    folder, how, origin = Path(config.out_dir), config.init_from, origin_of(config)
+    last = folder / "last.pt"
     if config.eval_only:
-        return read_checkpoint(Path(origin) if from_file else folder / "ckpt.pt"), False
-    if origin == "resume" and not last.exists():
+        return read_checkpoint(origin or find_checkpoint(folder)), False
+    if how == "resume" and not last.exists():
         runs = [path.parent.as_posix() for path in Path("out").glob("*/last.pt")]
         nearest = ", ".join(get_close_matches(folder.as_posix(), runs, 5, 0.0)) or "none"
         raise UserError(f"nothing to resume: no {last}; the nearest runs: {nearest}")
-    if origin == "resume" or (origin == "auto" and last.exists()):
+    if how == "resume" or (how == "auto" and last.exists()):
         return read_checkpoint(last), True
-    return (read_checkpoint(Path(origin)) if from_file else None), False
+    return (read_checkpoint(origin) if origin else None), False
 
 
 def inherited(checkpoint, asked, given, resume):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from quill.files import reading
+from quill.terminal import UserError, did_you_mean
 
 USUAL = "shakespeare_char"  # the dataset that prepare_shakespeare.py makes without options
 MOST_EVALUATED = 2_000_000  # characters of a split: on a CPU, more would take minutes each time
@@ -107,6 +108,10 @@ def read_meta(path):
 def open_dataset(name, device="cpu"):
     """The dataset in data/<name>, after every checksum was compared."""
     folder = Path("data") / name
+    if not (folder / "meta.json").exists():
+        known = [path.parent.name for path in Path("data").glob("*/meta.json")]
+        if hint := did_you_mean(folder.name, known):
+            raise UserError(f"no {folder}/meta.json{hint}; {made_by(folder)} makes one")
     meta, splits = read_meta(folder / "meta.json"), {}
     for split in meta["tokens"]:
         path = folder / f"{split}.bin"

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from quill.files import replacing
-from quill.terminal import show
+from quill.terminal import UserError, show
 
 # Okabe and Ito's colors, which the color-blind can tell apart.
 COLORS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "0.5"]
@@ -36,8 +36,10 @@ def import_matplotlib():
     warnings.filterwarnings("ignore", "Glyph")  # of a character that no font has
     if "matplotlib" not in sys.modules and "module:" not in os.environ.get("MPLBACKEND", ""):
         os.environ["MPLBACKEND"] = "agg"  # another may not exist; a notebook has a module
-    import matplotlib
-
+    try:
+        import matplotlib.font_manager
+    except (ImportError, OSError, ValueError) as error:  # of a folder, or of its matplotlibrc
+        raise UserError(f"cannot plot ({error}); for matplotlib: pip install matplotlib") from error
     return matplotlib
 
 
@@ -69,4 +71,5 @@ def optional(what):
     try:
         yield
     except Exception as error:  # of matplotlib, or of the file system
-        show(f"note: {what} could not be written: {str(error).splitlines()[0][:120]}")
+        reason = str(error).split("\n")[0][:120] or type(error).__name__
+        show(f"note: {what} could not be written: {reason}")

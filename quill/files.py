@@ -73,7 +73,10 @@ def locked(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a+")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        if folder.is_file():
+            reason = f"it is a file, not a folder; the folder that it is in is {folder.parent}"
+        raise UserError(f"cannot write into {folder}: {reason}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from quill.terminal import SILENT, UsageError, did_you_mean
 
+DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"  # some of them instead of "--"
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
 
 
@@ -84,10 +85,9 @@ def read_recipe(path, cls, ignored):
     try:
         tree = ast.parse(Path(path).read_bytes(), path)
     except OSError as error:
-        similar = [recipe.as_posix() for recipe in Path("config").glob("*.py")]
-        similar += [f"--{path}"] if path.split("=")[0] in known else []
-        hint = did_you_mean(f"config/{Path(path).stem}.py", similar)
-        raise UsageError(f"cannot read the recipe {path}: {error.strerror}{hint}") from error
+        recipes = [recipe.stem for recipe in Path("config").glob("*.py")]
+        hint = did_you_mean(Path(path.strip()).stem, recipes, "config/{}.py")
+        raise UsageError(f"cannot read the recipe {path!r}: {error.strerror}{hint}") from error
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno or 1}: {error.msg}") from error
     except ValueError as error:  # a NUL
@@ -112,7 +112,7 @@ def read_recipe(path, cls, ignored):
             raise UsageError(f"{where}: {name} is set twice (first in line {lines[name]})")
         try:
             value = ast.literal_eval(value)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: {[1]: 2}
             raise UsageError(f"{where}: {name} must be a plain value, not a formula") from error
         try:
             values[name] = checked(cls, known[name], value)
@@ -163,9 +163,11 @@ def parse(arguments, cls, usage, ignored, about, recipe):
     for name in ignored:
         parser.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
     namespace, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        name = unknown[0].split("=")[0]
-        hint = did_you_mean(name, [f"--{field.name}" for field in fields(cls)])
+    names, word = [f"--{field.name}" for field in fields(cls)], getattr(namespace, "recipe", "")
+    option = word[:1] in tuple(DASHES) or f"--{word.split('=')[0]}" in names  # and no recipe
+    if option or unknown:
+        name = (word if option else unknown[0]).split("=")[0]
+        hint = did_you_mean(f"--{name.strip(DASHES)}", names)
         parser.error(f"unknown argument {name!r}{hint}")
     return vars(namespace)
 

@@ -3,9 +3,9 @@
 import codecs
 import io
 import os
+import re
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from quill.terminal import UserError
 
@@ -14,19 +14,19 @@ PIECE = 1 << 20  # characters at a time, so that a large text needs little memor
 
 def download(url):
     """The bytes at a URL. Up to three tries, with growing pauses."""
-    import requests  # here, because nothing else needs it
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
-
-    retry = Retry(total=2, backoff_factor=1, status_forcelist=[429, 500, 502, 503, 504])
     where = without_password(url)
     try:
+        import requests  # here, because nothing else needs it
+        from requests.adapters import HTTPAdapter
+        from urllib3.util import Retry
+
+        retry = Retry(total=2, backoff_factor=1, status_forcelist=[429, 500, 502, 503, 504])
         with requests.Session() as session:
             session.mount("http://", HTTPAdapter(max_retries=retry))
             session.mount("https://", HTTPAdapter(max_retries=retry))
             response = session.get(url, timeout=30)  # seconds, between two packets
             response.raise_for_status()
-    except (OSError, ValueError) as error:  # requests' own errors are OSErrors
+    except (ImportError, OSError, ValueError) as error:  # requests' own errors are OSErrors
         reason = str(error).replace(url, where)
         raise UserError(f"cannot download {where}: {reason}") from error
     if "html" in response.headers.get("Content-Type", ""):  # a login page, say
@@ -37,8 +37,7 @@ def download(url):
 
 def without_password(url):
     """A URL without the user's name and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return re.sub("(?<=://)[^/?#]*@", "", url)
 
 
 def get_text(source):
@@ -47,16 +46,18 @@ def get_text(source):
         return sys.stdin.buffer.read(), "a pipe"
     if "://" in source:
         if not source.lower().startswith(("http://", "https://")):
-            raise UserError(f"--source {source}: give an http or https address, or a file's name")
+            advice = "give an http or https address, or the name of a file"
+            raise UserError(f"cannot read {without_password(source)}: {advice}")
         return download(source), without_password(source)
     path = Path(source)
     try:
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")  # any name is stored
         return path.expanduser().read_bytes(), name
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no such home folder
-        hint = f" (its files: --source {source}/*.txt)" if path.is_dir() else ""
+        has_texts = path.is_dir() and any(path.glob("*.txt"))
+        hint = f" (its files: {path / '*.txt'})" if has_texts else ""
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--source {source}: {reason}{hint}") from error
+        raise UserError(f"cannot read {source or repr(source)}: {reason}{hint}") from error
 
 
 def join(parts):
@@ -92,6 +93,12 @@ def read_pieces(content, name):
             advice = "it looks like an archive, a picture or a word processor's file: save its text"
         where = f"bad byte at offset {bad_byte(content):,} ({error.reason})"
         raise UserError(f"{name} is not UTF-8 text: {where}; {advice}") from error
+
+
+def read_text(source):
+    """The characters of one text, without a byte-order mark."""
+    content, name = get_text(source)
+    return "".join(read_pieces(join([content]), name))
 
 
 def bad_byte(content):

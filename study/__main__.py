@@ -13,7 +13,7 @@ start()
 
 from quill.hardware import errors_explained
 from quill.parallel import WORLD
-from quill.terminal import UsageError, UserError, did_you_mean, run_main
+from quill.terminal import UsageError, did_you_mean, run_main
 from study import checks, counting, example, plots
 from study.compare import compare
 from study.context import context
@@ -40,11 +40,8 @@ def main(arguments):
         raise UsageError(f"unknown study {name!r}{hint}; python -m study lists them all")
     if WORLD > 1:
         raise UsageError("a study is for one process: leave torchrun out")
-    try:
-        with errors_explained():
-            STUDIES[name](rest)
-    except ModuleNotFoundError as error:  # matplotlib, the only one that is optional
-        raise UserError(f"{error.name} is missing: pip install {error.name}") from error
+    with errors_explained():
+        STUDIES[name](rest)
 
 
 if __name__ == "__main__":

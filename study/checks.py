@@ -15,7 +15,7 @@ import torch
 import train
 from model import GPT
 from quill import hardware
-from quill.figures import matplotlib_installed
+from quill.figures import matplotlib_installed, optional
 from quill.settings import read_settings
 from quill.terminal import UserError, show
 from study.plots import rates_figure, save
@@ -156,4 +156,5 @@ def find_lr(arguments):
     also = f" --muon_learning_rate={muon:.1e}" if config.optimizer == "muon" else ""
     show(f"proposal: --learning_rate={proposal:.1e} --min_lr={proposal / 10:.1e}{also}")
     if matplotlib_installed():
-        save(Path(config.out_dir) / "find_lr.png", rates_figure, rates, losses, proposal)
+        with optional("the plot"):
+            save(Path(config.out_dir) / "find_lr.png", rates_figure, rates, losses, proposal)

@@ -19,6 +19,7 @@ import torch
 import train
 from quill.checkpoint import find_checkpoint, fingerprint, load
 from quill.figures import COLORS, matplotlib_installed, new_figure, optional
+from quill.files import reading, replacing
 from quill.log import read_log
 from quill.settings import read_settings
 from quill.terminal import UsageError, UserError, show
@@ -59,6 +60,8 @@ def compare(arguments):
         return report(rows, Path(places[-1]))
     if len(places) > 1:
         raise UsageError(f"one recipe, or the folders of earlier comparisons, not {places}")
+    if len({"seed", *(name for name, _ in settings)}) <= len(settings):
+        raise UsageError("name each setting once (--n_layer=1,2), and not seed: see --seeds")
     settings = dict(settings)
     count = settings.pop("seeds", str(SEEDS))
     if not count.isdigit() or count == "0":
@@ -66,15 +69,18 @@ def compare(arguments):
     folder = Path(settings.pop("out_dir", f"out/compare/{Path(places[0]).stem}"))
     variants = find_variants(places[0], settings)
     claim(folder, variants, int(count))
-    try:
-        train_all(folder, variants, int(count))
-    except UserError:
-        if not list(folder.glob("*/*/log.csv")):  # nothing was trained: the folder is free again
-            (folder / "compare.json").unlink()
-        raise
-    results = measure(folder, variants, int(count))
+    problems = train_all(folder, variants, int(count))
+    variants = {name: words for name, words in variants.items() if name not in problems}
+    if not list(folder.glob("*/*/log.csv")):  # nothing was trained: the folder is free again
+        (folder / "compare.json").unlink()
+    if not variants:
+        raise UserError(next(iter(problems.values())))
+    settings = {name: settings_of(words) for name, words in variants.items()}
+    results = measure(folder, settings, int(count))
     first = next(iter(results))
     report([(name, result, results[first]) for name, result in results.items()], folder)
+    for name, problem in problems.items():
+        show(f"{name} is left out: {problem}")
 
 
 def find_variants(recipe, settings):
@@ -99,7 +105,7 @@ def claim(folder, variants, count):
     with other settings of a variant of the same name."""
     code = {name: fingerprint(name) for name in ("model", "networks", "train")}
     path = folder / "compare.json"
-    known = json.loads(path.read_text()) if path.exists() else {"code": code, "variants": {}}
+    known = read_json(path) if path.exists() else {"code": code, "variants": {}}
     settings = {name: settings_of(words) for name, words in variants.items()}
     same = {name: known["variants"].get(name, given) for name, given in settings.items()}
     if known["code"] != code or same != settings:
@@ -107,15 +113,20 @@ def claim(folder, variants, count):
         raise UserError(f"{folder} holds a comparison of other {what}: choose another --out_dir")
     folder.mkdir(parents=True, exist_ok=True)
     known |= {"variants": {**known["variants"], **settings}, "seeds": count}
-    path.write_text(json.dumps(known, indent=1))
+    with replacing(path) as file:
+        file.write(json.dumps(known, indent=1).encode())
+
+
+def read_json(path):
+    """What claim() wrote."""
+    with reading(path, "python -m study compare RECIPE --out_dir=out/NAME"):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return known | {"code": known["code"], "variants": dict(known["variants"])}
 
 
 def open_comparison(folder):
     """Return the variants and the number of seeds of an earlier comparison."""
-    path = folder / "compare.json"
-    if not path.exists():
-        raise UserError(f"{folder} is not the folder of a comparison: it has no compare.json")
-    known = json.loads(path.read_text())
+    known = read_json(folder / "compare.json")
     return known["variants"], known["seeds"]
 
 
@@ -129,7 +140,10 @@ def between_folders(comparisons):
     rows = []
     for folder in comparisons:
         for name, result in measure(Path(folder), variants, count).items():
-            rows.append((f"{folder}: {name}", result, reference[name]))
+            if name in reference:
+                rows.append((f"{folder}: {name}", result, reference[name]))
+    if not rows:
+        raise UserError("there is no variant that has ended in each of them")
     return rows
 
 
@@ -138,28 +152,39 @@ def between_folders(comparisons):
 
 def train_all(folder, variants, count):
     """Train each variant with each seed, in processes of one thread each: on two cores, two runs
-    side by side take less time than one after the other."""
-    jobs = []
+    side by side take less time than one after the other. Returns {variant: why one of its runs
+    failed}; the others are trained all the same."""
+    jobs, problems = [], {}
     for seed, (name, words) in itertools.product(range(1, count + 1), variants.items()):
         run = folder / name / f"seed{seed}"
-        steps = train.Config(**{**settings_of(words), "seed": seed}).max_iters
-        if not (run / "log.csv").exists() or read_log(run)["step"][-1] < steps:
+        settings = settings_of(words)
+        if not finished(run, settings):
             # A run that starts from a checkpoint begins again: auto would take its place.
-            scratch = settings_of(words).get("init_from", "scratch") == "scratch"
+            scratch = settings.get("init_from", "scratch") == "scratch"
             how = "--init_from=auto" if scratch else "--overwrite"
-            jobs.append([*words, f"--seed={seed}", f"--out_dir={run}", how])
+            jobs.append((name, [*words, f"--seed={seed}", f"--out_dir={run}", how]))
     workers = 1 if torch.cuda.is_available() else os.cpu_count()
     started, executor = time.monotonic(), ThreadPoolExecutor(workers)
     try:
-        futures = [executor.submit(train_one, words) for words in jobs]
+        futures = {executor.submit(train_one, words): name for name, words in jobs}
         for done, future in enumerate(as_completed(futures), start=1):
-            future.result()
+            try:
+                future.result()
+            except UserError as error:
+                problems[futures[future]] = error
             left = (time.monotonic() - started) / done * (len(jobs) - done)
             show(
                 f"{done} of {len(jobs)} runs | {timedelta(seconds=round(left))} left", passing=True
             )
     finally:
         executor.shutdown(cancel_futures=True)
+    return problems
+
+
+def finished(run, settings):
+    """Whether a run has come to its last step."""
+    steps = settings.get("max_iters", train.Config.max_iters)
+    return (run / "log.csv").exists() and read_log(run)["step"][-1] >= steps
 
 
 def settings_of(words):
@@ -175,17 +200,22 @@ def train_one(words):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
     if ended.returncode:
-        raise UserError(f"train.py {' '.join(words)}: {ended.stdout.strip().splitlines()[-1]}")
+        last = f"status {ended.returncode}\n{ended.stdout}".strip().split("\n")[-1]
+        raise UserError(f"train.py {' '.join(words)}: {last}")
 
 
 def measure(folder, variants, count):
     """Return {variant: (lowest validation loss with each seed, parameters, seconds of a run)}."""
     results = {}
-    for name in variants:
+    for name, settings in variants.items():
         runs = [folder / name / f"seed{seed}" for seed in range(1, count + 1)]
+        if not all(finished(run, settings) for run in runs):
+            show(f"{folder}: {name} is left out: not all of its runs have ended")
+            continue
         logs = [read_log(run) for run in runs]
         network, _ = load(find_checkpoint(runs[0]))
         parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -248,7 +278,8 @@ def report(rows, folder):
         cells += [with_error(differences, "+") if any(differences) else "", verdict(differences)]
         lines.append(f"| {' | '.join(cells)} |")
     show("\n".join(lines))
-    (folder / "compare.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(folder / "compare.md") as file:
+        file.write("\n".join([*lines, ""]).encode())
     with open(folder / "compare.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", "parameters", "seconds", "seed", "val_loss"])

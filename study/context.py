@@ -12,7 +12,7 @@ from quill.figures import COLORS, new_figure
 from quill.settings import read_options
 from quill.terminal import UsageError
 from study.counting import LONGEST, count_dataset
-from study.plots import MARKERS, save
+from study.plots import MARKERS, of_each, save
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ def open_runs(arguments, options_class, study):
     options = read_options(rest, options_class, program)
     if not 1 <= len(folders) < len(COLORS):
         raise UsageError(f"1 to {len(COLORS) - 1} folders are needed, as in python {program}")
-    data, networks = open_dataset(options.dataset), {}
-    for folder in folders:
+    data = open_dataset(options.dataset)
+
+    def read(folder):
         checkpoint = read_checkpoint(find_checkpoint(folder))
         check_same_data(checkpoint, data.meta, resume=False)
-        networks[folder] = network_of(checkpoint)
-    return options, networks, data
+        return network_of(checkpoint)
+
+    return options, of_each(folders, read), data
 
 
 def context(arguments):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from networks import NGrams
 from quill.dataset import open_dataset
 from quill.settings import read_options
+from quill.terminal import on_terminal
 from tokenizer import Tokenizer
 
 LONGEST = 8  # characters; in a text of a megabyte, most longer strings occur only once
@@ -49,4 +50,4 @@ def ngrams(arguments):
         context = sample[max(0, len(sample) - best + 1) :]
         probabilities = [model.probability(character, context) for character in vocab]
         sample += generator.choices(vocab, probabilities)[0]
-    print(f"\na text by n = {best}:{sample}")
+    print(f"\na text by n = {best}:{on_terminal(sample)}")

@@ -15,7 +15,7 @@ from quill.dataset import open_dataset
 from quill.figures import COLORS, import_matplotlib, new_figure
 from quill.log import read_log
 from quill.settings import read_options
-from quill.terminal import UsageError, UserError
+from quill.terminal import UsageError, UserError, show
 from sample import read_prompt
 from study.characters import KINDS, kind_of, principal_components, spread
 from study.inside import attention_weights, habits_of_heads
@@ -249,7 +249,23 @@ def runs(arguments):
     options = read_options(rest, RunsOptions, program)
     if not 1 <= len(folders) <= len(COLORS):
         raise UsageError(f"1 to {len(COLORS)} folders are needed, as in python {program}")
-    save(options.output, runs_figure, {folder: read_log(folder) for folder in folders})
+    save(options.output, runs_figure, of_each(folders, read_log))
+
+
+def of_each(folders, read):
+    """{folder: read(folder)} of those that can be read, with a note on each other one. UserError if
+    none can be."""
+    found, problems = {}, []
+    for folder in folders:
+        try:
+            found[folder] = read(folder)
+        except UserError as error:
+            problems.append(error)
+    if not found:
+        raise problems[0]
+    for problem in problems:
+        show(f"note: {problem}")
+    return found
 
 
 def runs_figure(logs):

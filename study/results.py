@@ -7,7 +7,7 @@ from pathlib import Path
 
 import train
 from quill import hardware
-from quill.checkpoint import check_same_data, network_of, read_checkpoint
+from quill.checkpoint import check_same_data, find_checkpoint, network_of, read_checkpoint
 from quill.dataset import open_dataset
 from quill.settings import read_options
 from quill.terminal import UsageError, UserError
@@ -33,7 +33,7 @@ def results(arguments):
     data = open_dataset(options.dataset, hardware.pick_device(options.device))
     rows, problems = [], []
     for path in map(Path, paths):
-        path = path / "ckpt.pt" if path.is_dir() else path
+        path = find_checkpoint(path)
         try:
             checkpoint = read_checkpoint(path)
             check_same_data(checkpoint, data.meta, resume=False)

@@ -117,6 +117,8 @@ def examine(name, path):
             return pool.apply_async(state_of, [name, path]).get(SECONDS)
         except multiprocessing.TimeoutError:
             return f"wrong: no result in {SECONDS} seconds: an endless loop, or an end of Python?"
+        except Exception as error:  # of comparing what was returned, an odd tensor, say
+            return f"wrong: what it returns cannot be compared: {in_a_sentence(error, path)}"
 
 
 def state_of(name, path):

@@ -3,6 +3,7 @@
 import importlib
 import os
 import pickle
+import re
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -326,3 +327,39 @@ def test_advice_on_another_vocabulary_works(here):
         train.main(tune)
     prepare_shakespeare.main([*mine, "--vocab=out/run/ckpt.pt"])
     train.main(tune)
+
+
+def test_a_run_is_named_by_its_folder_or_by_a_file(here):
+    for name in ("out/run", "out/run/ckpt.pt"):
+        assert find_checkpoint(out_dir=name) == find_checkpoint(checkpoint=name) == CKPT
+    with pytest.raises(UserError, match="--checkpoint"):
+        find_checkpoint("out/run", "last.pt")
+    Path("out/new").mkdir()
+    Path("out/new/ckpt.pt").symlink_to("nowhere")  # one that cannot be read hides no other
+    assert find_checkpoint() == CKPT
+
+
+@pytest.mark.parametrize(
+    ("words", "facts"),
+    [
+        ("--out_dir=out/run/ckpt.pt", "a file.* out.run$"),
+        ("--init_from=gpt2", "GPT-2.* cannot"),
+        ("--init_from=SCRATCH", "'scratch'"),
+        ("--init_from=out/rum", "'out/run'"),
+        ("--dataset=data/small", "'small'"),
+        ("--dataset=smal", "'small'"),
+    ],
+)
+def test_wrong_name_is_answered_with_the_one_that_works(workspace, words, facts):
+    Path("out/run").mkdir(parents=True)
+    CKPT.touch()
+    with pytest.raises(UserError, match=facts):
+        train.main(["--out_dir=out/a", *words.split()])
+
+
+def test_advice_on_a_missing_checkpoint_works(workspace):
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(find_checkpoint(out_dir="new"))
+    (words,) = re.findall(r"python train.py (.*) makes one", str(caught.value))
+    train.main([*TINY, *words.split()])
+    assert read_checkpoint(find_checkpoint(out_dir="new"))

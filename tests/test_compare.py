@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, outcome, tiny_training
+from conftest import TINY, outcome, prepare_small, tiny_training
 
 import train
 from quill import parallel
@@ -183,3 +183,52 @@ def test_results_are_measured_and_not_believed(workspace, capsys):
     network = tiny_training()[0]
     assert f"{sum(p.numel() for p in network.parameters()):,}" in lines[1]
     assert lines[3].startswith("missing.pt: ") and lines[4].startswith("small.txt: ")
+
+
+# --- One bad item -----------------------------------------------------------------------------
+
+
+def test_a_variant_that_fails_stops_no_other(recipe, runs, capsys):
+    main([*recipe, "--learning_rate=1e-3,1e30", "--log_interval=1"])
+    assert {row["variant"] for row in rows_of("out/compare/tiny")} == {"learning_rate=1e-3"}
+    assert "learning_rate=1e30 is left out: step" in capsys.readouterr().out
+    main(["compare", "out/compare/tiny", "out/compare/tiny"])  # nor does its half of a log count
+    assert "learning_rate=1e30 |" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="finite"):
+        main([*recipe, "--learning_rate=1e30", "--out_dir=out/none", "--log_interval=1"])
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(here, capsys, monkeypatch):
+    prepare_small()
+    monkeypatch.setattr("study.context.save", lambda *_: None)
+    for study in ("context", "without"):
+        main([study, "out/nowhere", "out/run", "--dataset=small"])
+        out = capsys.readouterr().out
+        assert "note: no checkpoint out/nowhere" in out and " out/run" in out
+        with pytest.raises(UserError, match="nowhere"):
+            main([study, "out/nowhere", "--dataset=small"])
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", "\xe9"])
+def test_damaged_note_of_a_comparison_is_one_line(recipe, runs, content):
+    Path("out/a").mkdir(parents=True)
+    Path("out/a/compare.json").write_bytes(content.encode("latin-1"))
+    for words in (["compare", "out/a"], [*recipe, "--out_dir=out/a"]):
+        with pytest.raises(UserError, match="out/a/compare.json is damaged"):
+            main(words)
+
+
+@pytest.mark.parametrize("words", ["--n_layer=1 --n_layer=2", "--seed=3,4"])
+def test_setting_that_would_be_overruled_is_refused(recipe, runs, words):
+    with pytest.raises(UsageError):
+        main([*recipe, *words.split()])
+
+
+def test_run_that_ends_without_a_word_is_reported(workspace, monkeypatch):
+    Path("dies.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(train, "__file__", "dies.py")
+    with pytest.raises(UserError, match="status"):
+        compare.train_one([])
+    Path("dies.py").write_text("import sys; sys.stdout.buffer.write(b'na\\xefve'); sys.exit(1)")
+    with pytest.raises(UserError, match="na.ve"):
+        compare.train_one([])

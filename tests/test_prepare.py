@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import string
 import sys
 import threading
@@ -428,8 +429,11 @@ def test_several_sources_and_standard_input_make_one_text(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the end\n")))
     prepare.main(["--dataset=d", "--source", "a.txt", "b.txt", "-"])
     assert whole() == TEXT + OTHER + "the end\n" == Path("data/d/input.txt").read_text()
-    with pytest.raises(UserError, match=r"data/\*.txt"):
-        prepare.main(["--source=data"])
+    Path("folder").mkdir()
+    for hint in (r"cannot read folder: [^(]*$", r"folder/\*.txt"):  # only where there are some
+        with pytest.raises(UserError, match=hint):
+            prepare.main(["--source=folder"])
+        Path("folder/a.txt").touch()
 
 
 @pytest.mark.parametrize("cut", [5, 13])  # between two characters, and inside one
@@ -456,7 +460,10 @@ def test_stored_source_has_no_folders_and_passwords(server):
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", ["ftp://a/b.txt", "file:///a.txt", "~nobody/a.txt", "FTP://a"])
+ODD = ["ftp://a/b.txt", "file:///a.txt", "~nobody/a.txt", "FTP://a", "http://[::1", "http://.a"]
+
+
+@pytest.mark.parametrize("source", ODD)
 def test_odd_source_is_refused_and_the_old_dataset_stays(source):
     make(OTHER)
     before = snapshot()
@@ -468,7 +475,9 @@ def test_odd_source_is_refused_and_the_old_dataset_stays(source):
 def test_vocabulary_comes_from_a_dataset_or_a_checkpoint():
     vocab = make("zyxabc" * 10, dataset="first")["vocab"]
     torch.save({"format": FORMAT, "meta": {"vocab": vocab}}, "ckpt.pt")
-    for name in ("first", "data/first", "data/first/meta.json", "ckpt.pt"):
+    Path("out/run").mkdir(parents=True)
+    shutil.copy("ckpt.pt", "out/run")
+    for name in ("first", "data/first", "data/first/meta.json", "ckpt.pt", "out/run"):
         assert make("cab" * 10, f"--vocab={name}")["vocab"] == vocab
 
 
@@ -492,3 +501,9 @@ def test_without_torch_a_program_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SystemExit, match="^error: .*pip install[^\n]*$"):
         quill.start()
+
+
+def test_without_requests_the_bundled_text_is_taken(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "requests", None)
+    prepare.main(["--dataset=d"])
+    assert "requests" in capsys.readouterr().err

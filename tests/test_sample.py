@@ -87,6 +87,7 @@ def test_newest_checkpoint_is_taken_unless_one_is_named(here, capsys):
         *("--temperature=-0.1", "--temperature=nan", "--temperature=inf", "--temperature=0.2,x"),
         *("--top_p=-0.1", "--top_p=1.1", "--top_p=nan", "--top_k=0", "--top_k=0.5", "--seed=-1"),
         *("--num_samples=0", "--max_new_tokens=0", "--dtype=float64", "--temprature=1"),
+        "--init_from=gpt2-xl",
     ],
 )
 def test_wrong_option_is_a_usage_error_with_its_name(here, argument):
@@ -100,6 +101,7 @@ def test_wrong_option_is_a_usage_error_with_its_name(here, argument):
         ("--start=na\u00efve", "'\u00ef'"),
         ("--start=FILE:nowhere.txt", "nowhere.txt"),
         ("--start=FILE:empty.txt", "empty.txt"),
+        ("--start=FILE:~nobody/a.txt", "~nobody/a.txt"),
         ("--out_dir=nowhere", "nowhere"),
         ("--checkpoint=empty.txt", "empty.txt"),
         ("--device=nonsense", "'nonsense'"),
@@ -152,3 +154,20 @@ def test_refused_prompt_is_reported_with_its_file_once(here):
         sample.main(["--start=FILE:NOWHERE"])
     with pytest.raises(UserError, match=r"'\\n'"):
         sample.read_prompt(r"a\n", Tokenizer("a"))
+
+
+def test_how_a_backslash_and_an_n_were_read_is_told(tmp_path, capsys):
+    for vocab, told in (("\nab", "a newline"), ("\n\\abn", "two characters")):
+        sample.read_prompt(r"a\nb", Tokenizer(vocab))
+        assert told in capsys.readouterr().err
+    path = tmp_path / "a.txt"
+    path.write_text(r"a\nb")  # no shell has touched this one
+    assert sample.read_prompt(f"FILE:{path}", Tokenizer("\n\\abn"))[0] == r"a\nb"
+    with pytest.raises(UserError):
+        sample.read_prompt(f"FILE:{path}", Tokenizer("\nabn"))
+    assert not capsys.readouterr().err
+
+
+def test_checkpoint_of_the_future_has_no_negative_age(here, capsys):
+    os.utime("out/run/ckpt.pt", (time.time() + 9000, time.time() + 9000))
+    assert " in the future" in written(capsys).err

@@ -152,6 +152,7 @@ LINES = {  # a wrong line of a recipe, and facts that the message must have
     "learning_rate = 1e999": ["learning_rate", "inf"],
     "dtype = 'Float32'": ["dtype", "auto, float32, bfloat16, float16", "'Float32'"],
     "n_embd = 4 * 32": ["n_embd", "plain value"],
+    "n_embd = {[1]: 2}": ["n_embd", "plain value"],
     "bias = False": ["bias", "line 1"],
 }
 for statement in ("n_layer", "n_layer, n_head = 4, 4", "n_layer = n_head = 4", "n_layer += 1"):
@@ -249,10 +250,14 @@ def test_value_may_begin_with_a_dash_and_a_path_with_a_tilde(monkeypatch):
 NEAREST = {  # a command line, and what the message proposes
     "config/train_shakespeare_char.py": "'config/shakespeare_char.py'",  # nanoGPT's name
     "shakespeare_cpu": "'config/shakespeare_cpu.py'",
-    "max_iters=20": "'--max_iters=20'",
+    "max_iters=20": "'--max_iters'",
+    "-max_iters=20": "'--max_iters'",
+    "\u2014max_iters=20": "'--max_iters'",  # as a word processor writes --
+    "\u2013max_iters 20": "'--max_iters'",
     "--max_iters = 20": "--name=value",
     "--overwrite config/mlp.py": "RECIPE",
     "--seed=9223372036854775808": "2**63",
+    "\u2014nothing_like_it": "'\u2014nothing_like_it'; usage",
 }
 
 
@@ -260,3 +265,8 @@ NEAREST = {  # a command line, and what the message proposes
 def test_message_has_the_nearest_thing_that_would_work(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert NEAREST[words] in refusal(*words.split())
+
+
+def test_what_nobody_sees_in_a_recipes_name_is_shown():
+    assert r"'config/mlp.py\xa0'" in refusal("config/mlp.py\xa0")
+    assert "mean" not in refusal("nowhere.py")  # no recipe is near

@@ -530,3 +530,32 @@ def test_without_a_part_is_the_loss_with_zeros_in_its_place(here, capsys):
         expected = train.estimate_loss(network, tokens.spread(16, 256))
         assert loss == pytest.approx(expected, abs=6e-4)
         hook.remove()
+
+
+@needs_matplotlib
+def test_matplotlib_that_does_not_start_is_one_line_and_stops_no_result(here, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "matplotlib.font_manager", raising=False)
+    text = "Matplotlib requires access to a writable cache directory"
+
+    class Failing:
+        def find_spec(self, name, *_):
+            if name == "matplotlib.font_manager":
+                raise OSError(text)
+
+    monkeypatch.setattr(sys, "meta_path", [Failing(), *sys.meta_path])
+    with pytest.raises(UserError, match=text):
+        main(["embeddings"])
+    prepare_small()
+    monkeypatch.setattr(checks, "RATE_STEPS", 30)
+    main(["find_lr", *TINY])
+    assert f"note: the plot could not be written: cannot plot ({text})" in capsys.readouterr().out
+
+
+def test_option_that_a_page_would_ignore_is_refused(here):
+    from page.page import main as page
+
+    for words in (["--text=small.txt"], ["--blank", "--out_dir=out/run"]):
+        with pytest.raises(UsageError, match="--blank"):
+            page(words)
+    with pytest.raises(UserError, match="^cannot read nosuch.txt"):
+        page(["--blank", "--text=nosuch.txt"])

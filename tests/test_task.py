@@ -111,3 +111,9 @@ def test_grade_prints_a_csv_and_no_file_stops_the_others(tmp_path, capsys, monke
     rows = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[:2] for row in rows] == [["a", "1"], ["b", "1"]]
     assert all("no result in 1 second" in row[2] for row in rows)
+
+
+def test_result_that_cannot_be_compared_is_said(tmp_path):
+    path = tmp_path / "rotate.py"
+    path.write_text("import torch\ndef rotate(x): return torch.empty(x.shape, device='meta')")
+    assert "cannot be compared" in task.examine("rotate", path)

@@ -168,3 +168,30 @@ def test_passing_line_is_cut_to_the_width_of_the_terminal():
     shown = os.read(ours, 10_000).decode()
     os.close(ours)
     assert 10 < shown.count("x") < 20 and shown.count("y") == 50
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("raise OSError('Matplotlib requires\\n a folder')", "Matplotlib requires a folder"),
+        ("raise FileNotFoundError(2, 'no temporary folder')", "no temporary folder"),
+        ("raise MemoryError", "not enough memory"),
+        ("raise UserError('no a.py\\xa0')", r"no a.py\xa0"),
+    ],
+)
+def test_error_without_a_file_blames_none_and_shows_all(body, line):
+    ended = run(body)
+    assert (ended.returncode, ended.stderr) == (1, f"error: {line}\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals")
+def test_a_terminal_gets_signs_for_control_characters():
+    body = "from quill.terminal import on_terminal; text = 'a\\x1b[2J\\x07\\x0e\\x9b\\tb'; "
+    body += "show(text); print(on_terminal(text))"
+    assert run(body).stdout == "a\x1b[2J\x07\x0e\x9b\tb\n" * 2
+    ours, theirs = os.openpty()
+    run(body, stdout=theirs)
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert shown.count(r"a\x1b[2J\x07\x0e\x9b" + "\tb\r\n") == 2 and "\x1b" not in shown
