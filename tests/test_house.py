@@ -111,10 +111,10 @@ LIMITS = {
     "gpt.py": 200,
     "sample.py": 130,
     "prepare_shakespeare.py": 220,
-    "quill/*.py": 1545,  # aim: 1,000
+    "quill/*.py": 1607,  # aim: 1,000
     "page/**/*.html page/**/*.js page/**/*.wat": 3433,  # aim: 3,000
-    "*.py config/*.py quill/*.py study/*.py page/*.py": 5178,  # all Python at run time; aim: 4,000
-    "tests/*.py tools/*.py": 7286,  # aim: 6,000
+    "*.py config/*.py quill/*.py study/*.py page/*.py": 5295,  # all Python at run time; aim: 4,000
+    "tests/*.py tools/*.py": 7479,  # aim: 6,000
 }
 
 

@@ -533,7 +533,7 @@ def test_without_a_part_is_the_loss_with_zeros_in_its_place(here, capsys):
 
 
 @needs_matplotlib
-def test_matplotlib_that_does_not_start_is_one_line_and_stops_no_result(here, monkeypatch, capsys):
+def test_matplotlib_that_does_not_start_is_a_note(here, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "matplotlib.font_manager", raising=False)
     text = "Matplotlib requires access to a writable cache directory"
 
