@@ -60,9 +60,9 @@ def compare(arguments):
         return report(rows, Path(places[-1]))
     if len(places) > 1:
         raise UsageError(f"one recipe, or the folders of earlier comparisons, not {places}")
-    if len({"seed", *(name for name, _ in settings)}) <= len(settings):
-        raise UsageError("name each setting once (--n_layer=1,2), and not seed: see --seeds")
     settings = dict(settings)
+    if "seed" in settings:
+        raise UsageError("the seeds are 1, 2, 3 and so on: give --seeds, and not --seed")
     count = settings.pop("seeds", str(SEEDS))
     if not count.isdigit() or count == "0":
         raise UsageError(f"--seeds must be a whole number from 1 on, not {count!r}")
