@@ -477,7 +477,8 @@ def test_trained_network_goes_on_learning(here, reader):
     reader.click("#learn")
     reader.until(lambda: reader.text_of("#learn-step").startswith("300 /"))
     reader.until(lambda: "learned" in reader.text_of("#learn-status"))
-    known = "".join(one for one in PASTICHE if one in load("out/run/ckpt.pt")[1].vocab)
+    vocab = load("out/run/ckpt.pt")[1].vocab
+    known = "".join(one for one in PASTICHE if one in vocab)
     validated = f"that of {len(known) - int(0.9 * len(known)):,} characters"
     assert validated in reader.text_of("#learn-status")  # the whole split, at the end
     assert reader.text_of("#about").startswith(before)  # as many parameters
