@@ -3,6 +3,8 @@
 
 const DISCOUNT = 0.9; // of each count, as in networks.py
 
+const raise = (map, key, by = 1) => map.set(key, (map.get(key) ?? 0) + by);
+
 /** The counts of strings, and for each context (all but the last character) their sum and their
  *  number. @param {Map<string, number>} counts */
 function by_context(counts) {
@@ -13,8 +15,6 @@ function by_context(counts) {
   }
   return { counts, sums, strings };
 }
-
-const raise = (map, key, by = 1) => map.set(key, (map.get(key) ?? 0) + by);
 
 /** The mean loss of counted n-grams, for n = 1, 2, ..., longest, in nats: NGrams in networks.py.
  *  Both texts are token ids; a context is a string with a character for each id. */
@@ -28,10 +28,10 @@ export function ngram_losses(train, validation, vocab_size, longest) {
   }
   for (const string of counts.keys()) if (string.length > 1) raise(variety, string.slice(1));
   const [whole, shorter] = [by_context(counts), by_context(variety)];
-  const mix = ({ counts, sums, strings }, context, character, p) => {
-    if (!sums.has(context)) return p;
-    const rest = Math.max(0, (counts.get(context + character) ?? 0) - DISCOUNT);
-    return (rest + DISCOUNT * strings.get(context) * p) / sums.get(context);
+  const mix = (table, context, character, p) => {
+    if (!table.sums.has(context)) return p;
+    const rest = Math.max(0, (table.counts.get(context + character) ?? 0) - DISCOUNT);
+    return (rest + DISCOUNT * table.strings.get(context) * p) / table.sums.get(context);
   };
   const totals = new Array(longest).fill(0);
   for (let i = 0; i < other.length; i++) {
