@@ -16,8 +16,7 @@ COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss
 
 
 class Progress:
-    """The lines about a run's progress: its speed, and when it will be done. Both are measured from
-    one line to the next, so an evaluation between them does not count."""
+    """The lines about a run's progress: its speed since the line before, and the time left."""
 
     def __init__(self, step, steps, tokens_per_step):
         self.steps, self.tokens_per_step = steps, tokens_per_step
