@@ -1,6 +1,6 @@
 """How fast, against this machine's own limits and against the plain way, measured side by side.
 
-    python tools/benchmark.py                      everything, an hour or more on two CPU cores
+    python tools/benchmark.py                      everything, which takes a while
     python tools/benchmark.py training sampling    only these (see MEASUREMENTS at the end)
     python tools/benchmark.py gpu                  all that concerns a GPU, in about ten minutes
 
