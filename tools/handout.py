@@ -1,19 +1,15 @@
 """Make one HTML file of a page in docs/, to print, to mail, and to show with a projector.
 
-    python tools/handout.py              docs/lecture.html, docs/sheet.html and docs/sheet_key.html
-    python tools/handout.py --runs out   docs/runs/: the log and the samples of each run in out/
+    python tools/handout.py    makes docs/lecture.html, docs/sheet.html and docs/sheet_key.html
 
 The formulas become MathML and the pictures are inside, so a browser is all that a file needs.
 """
 
-import argparse
 import base64
 import mimetypes
 import re
-import shutil
 from pathlib import Path
 
-import torch
 from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
 from mdit_py_plugins.anchors import anchors_plugin
@@ -100,23 +96,7 @@ def make(text):
     return TEMPLATE.replace("{title}", title).replace("{body}", body)
 
 
-def keep_runs(folder, to):
-    """Copy the logs of the runs in a folder, and what each wrote at its evaluations."""
-    for path in sorted(Path(folder).glob("*/last.pt")):
-        run = Path(to) / path.parent.name
-        run.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path.with_name("log.csv"), run)
-        samples = torch.load(path, weights_only=True)["state"]["samples"]
-        texts = [f"--- step {step} ---\n{text}\n" for step, text in samples.items()]
-        (run / "samples.txt").write_text("\n".join(texts), encoding="utf-8")
-
-
 def main():
-    parser = argparse.ArgumentParser(description="Make HTML files of the lecture and the sheet.")
-    parser.add_argument("--runs", metavar="FOLDER", help="instead, keep its runs in docs/runs/")
-    folder = parser.parse_args().runs
-    if folder:
-        return keep_runs(folder, DOCS / "runs")
     for name in PAGES:
         page = make((DOCS / f"{name}.md").read_text(encoding="utf-8"))
         (DOCS / f"{name}.html").write_text(page, encoding="utf-8")

@@ -1,7 +1,6 @@
 """Run every command of docs/lecture.md, and write what it prints into the page.
 
-    python tools/lecture.py            everything: less than half an hour on two cores
-    python tools/lecture.py --check    only whether each figure on the page has a name
+    python tools/lecture.py    takes less than half an hour on two cores
 
 The page says where each figure comes from, in comments that its readers do not see. A comment
 belongs to the paragraph, the table or the output that follows it:
@@ -10,11 +9,10 @@ belongs to the paragraph, the table or the output that follows it:
     <!-- output: python -m study ngrams -->          what that command prints
     <!-- output: python -m study ngrams | n | a -->  from a line that starts with "n" to one that
                                                      starts with "a", or to an empty one
-A run has the name of its folder: mlp.loss is the lowest validation loss of out/mlp. The plots and
-the pictures of the page in docs/ are made anew too. Read the result before you commit it.
+A run has the name of its folder: mlp.loss is the lowest validation loss of out/mlp. The plots, the
+pictures of the page and the logs in docs/runs are made again too. Read all before you commit it.
 """
 
-import argparse
 import csv
 import math
 import os
@@ -27,10 +25,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from pictures import photograph_page
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "lecture.md"
+DOCS = ROOT / "docs"
+PAGE = DOCS / "lecture.md"
 PROGRAMS = {"train.py", "sample.py", "prepare_shakespeare.py", "-m study", "-m page"}
 PLOTS = {  # in docs/: where the commands leave them
     "attention.png": "out/shakespeare_plain/attention.png",
@@ -114,52 +114,32 @@ def select_lines(source, outputs):
 # --- The figures of a command -----------------------------------------------------------------
 
 
-def find_number(pattern, output):
-    """The number in the first group of a regular expression, as it was printed, or None."""
-    found = re.search(pattern, output)
-    return found and found[1]
-
-
 def figures_of(command, output):
     """{name: figure} of one command that has run in this folder."""
     words = shlex.split(command)
     options = dict(word.lstrip("-").split("=", 1) for word in words if "=" in word)
-    recipe = next((word for word in words if word.startswith("config/")), None)
-    name = Path(options.get("out_dir", Path(recipe or "run").stem)).name
-    if "--eval_only" in words and "init_from" not in options:
-        return {f"{name}.context": rounded(find_number(r"(\d\.\d+) nats with", output))}
+    recipe = next((word for word in words if word.startswith("config/")), "run")
+    name = Path(options.get("out_dir", Path(recipe).stem)).name
     if "--eval_only" in words:
-        name, which = Path(options["init_from"]).parent.name, Path(options["init_from"]).stem
-        losses = re.findall(r"(?m)^(train|val|test): +(\d\.\d+)", output)
-        run = f"{name}.{which}.{options['dataset']}"
-        return {f"{run}.{split}": rounded(loss) for split, loss in losses}
+        return figures_of_splits(name, options, output)
     if words[1] == "train.py":
         figures = figures_of_log(Path("out") / name)
-        figures["parameters"] = find_number(r"network: .* ([\d,]+) parameters", output)
+        figures["parameters"] = search(r"network: .* ([\d,]+) parameters", output)
         return {f"{name}.{key}": figure for key, figure in figures.items()}
-    if words[3:4] == ["dry_run"]:
+    study, (header, *rows) = words[3], [line.split() for line in output.splitlines()]
+    if study == "dry_run":
         return figures_of_dry_run(Path(recipe).read_text(), output)
-    if words[3:4] == ["results"]:
-        rows = [line.split() for line in output.splitlines()[1:]]
+    if study == "results":
         return {f"{Path(row[-1]).parent.name}.context": rounded(row[1]) for row in rows}
-    if words[3:4] == ["ngrams"]:
-        rows = [line.split() for line in output.split("\n\n")[0].splitlines()[1:]]
-        best = min(rows, key=lambda row: row[4])
-        counts = [int(row[1].replace(",", "")) for row in rows[: int(best[0])]]
-        text = ".".join(["ngrams", *filter(None, [options.get("dataset")])])
-        return {f"{text}.{row[0]}.loss": row[4] for row in rows} | {
-            f"{text}.n": best[0],
-            f"{text}.best": best[4],
-            f"{text}.all": f"{sum(counts):,}",
-        }
-    if words[3:4] == ["context"]:
-        bands, *rows = [line.split() for line in output.splitlines()]
-        runs = {Path(row[-1]).name: row for row in rows if len(row) > 1}
-        return {
-            f"context.{run}.{band}": loss
-            for run, row in runs.items()
-            for band, loss in zip(bands, row[:-1], strict=False)
-        }
+    if study == "ngrams":
+        text = f"ngrams.{options['dataset']}" if "dataset" in options else "ngrams"
+        return figures_of_ngrams(text, rows[: rows.index([])])
+    if study == "context":
+        figures = {}
+        for *losses, run in (row for row in rows if len(row) > 1):
+            for band, loss in zip(header, losses, strict=False):
+                figures[f"context.{Path(run).name}.{band}"] = loss
+        return figures
     patterns = {
         "attention.near": r"a weight of ([\d.]+) on the character before",
         "attention.far": r"([\d.]+) characters back",
@@ -168,14 +148,43 @@ def figures_of(command, output):
         "find_lr.lowest": r"the loss is lowest at a rate of ([\d.e-]+)",
         "find_lr.rate": r"--learning_rate=([\d.e-]+)",
     }
-    found = {key: find_number(pattern, output) for key, pattern in patterns.items()}
-    return {key: figure for key, figure in found.items() if figure}
+    found = {key: search(pattern, output) for key, pattern in patterns.items()}
+    return {key: figure for key, figure in found.items() if key.startswith(f"{study}.")}
+
+
+def search(pattern, output):
+    """The first group of a regular expression in an output, or None."""
+    found = re.search(pattern, output)
+    return found and found[1]
 
 
 def rounded(loss):
     """A loss with three digits, from the four that the programs print: it may come from a log or
     from a program's output, and should be the same on the page."""
     return f"{float(f'{float(loss):.4f}'):.3f}"
+
+
+def figures_of_splits(name, options, output):
+    """What --eval_only prints: of a run, its loss with much context; of a checkpoint that is
+    measured on another dataset, the loss of each split."""
+    if "init_from" not in options:
+        return {f"{name}.context": rounded(search(r"(\d\.\d+) nats with", output))}
+    path, losses = Path(options["init_from"]), re.findall(r"(?m)^(\w+): +(\d\.\d+)", output)
+    run = f"{path.parent.name}.{path.stem}.{options['dataset']}"
+    return {f"{run}.{split}": rounded(loss) for split, loss in losses}
+
+
+def figures_of_ngrams(name, rows):
+    """The loss of each n, the best of them, and how many counts that one needs. rows: n, the number
+    of n-grams, two more, and the loss."""
+    best = min(rows, key=lambda row: row[4])
+    counts = [int(row[1].replace(",", "")) for row in rows[: int(best[0])]]
+    figures = {f"{name}.{row[0]}.loss": row[4] for row in rows}
+    return figures | {
+        f"{name}.n": best[0],
+        f"{name}.best": best[4],
+        f"{name}.all": f"{sum(counts):,}",
+    }
 
 
 def figures_of_log(folder):
@@ -195,15 +204,14 @@ def figures_of_log(folder):
         "steps": f"{last['step']:,.0f}",
         "gap": f"{last['val_loss'] - last['train_loss']:.2f}",
         "seconds": f"{last['seconds']:.0f}",
-        "minutes": f"{last['seconds'] / 60:.1f}",
     }
 
 
 def figures_of_dry_run(recipe, output):
     """The lecture's count of parameters and operations, compared with a dry run of that recipe."""
     names = ("n_layer", "n_embd", "block_size")
-    L, C, T = (int(find_number(rf"(?m)^{name} = (\d+)", recipe)) for name in names)
-    head = int(find_number(r"token_embedding +([\d,]+)", output).replace(",", ""))
+    L, C, T = (int(search(rf"(?m)^{name} = (\d+)", recipe)) for name in names)
+    head = int(search(r"token_embedding +([\d,]+)", output).replace(",", ""))
     blocks, norms = 12 * L * C**2, (2 * L + 1) * C
     matrices, attention = 6 * (blocks + head), 12 * L * C * T
     figures = {"L": L, "C": C, "T": T, "V": head // C, "blocks": blocks, "head": head}
@@ -251,13 +259,21 @@ def run_all(page):
     return figures, outputs
 
 
+def keep_runs(folder, to):
+    """Copy the logs of the runs in a folder, and what each wrote at its evaluations."""
+    for path in sorted(Path(folder).glob("*/last.pt")):
+        run = Path(to) / path.parent.name
+        run.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path.with_name("log.csv"), run)
+        samples = torch.load(path, weights_only=True)["state"]["samples"]
+        texts = [f"--- step {step} ---\n{text}\n" for step, text in samples.items()]
+        (run / "samples.txt").write_text("\n".join(texts), encoding="utf-8")
+
+
 def main():
-    parser = argparse.ArgumentParser(description="Write the figures of docs/lecture.md anew.")
-    parser.add_argument("--check", action="store_true", help="only check that all have names")
-    check = parser.parse_args().check
     page = PAGE.read_text(encoding="utf-8")
     _, problems = fill_in(page, {}, {})
-    if not check and not problems:
+    if not problems:
         folder = Path(tempfile.mkdtemp(prefix="lecture-"))
         for path in ROOT.glob("*.py"):
             shutil.copy(path, folder)
@@ -267,8 +283,9 @@ def main():
         page, problems = fill_in(page, *run_all(page))
         PAGE.write_text(page, encoding="utf-8")
         for name, source in PLOTS.items():
-            shutil.copy(source, ROOT / "docs" / name)
-        photograph_page(Path("out/shakespeare_plain/page.html"), ROOT / "docs")
+            shutil.copy(source, DOCS / name)
+        photograph_page(Path("out/shakespeare_plain/page.html"), DOCS)
+        keep_runs("out", DOCS / "runs")
         print(f"the runs are in {folder}; delete it when you have looked at them")
     if problems:
         sys.exit("docs/lecture.md: " + "\n".join(problems))
