@@ -9,7 +9,6 @@ sys.path.append(str(ROOT / "tools"))
 
 import handout as tool
 
-from quill.log import read_log
 from study.example import example
 
 TEXTS = {name: (tool.DOCS / f"{name}.md").read_text(encoding="utf-8") for name in tool.PAGES}
@@ -47,9 +46,3 @@ def test_numbers_of_the_sheet_are_those_of_the_example(capsys):
     printed = {f"{float(x):.2f}" for x in re.findall(r"-?\d\.\d+", capsys.readouterr().out)}
     found = re.findall(r"-?\d\.\d\d", TEXTS["sheet"].split("## 5")[1])
     assert len(found) > 15 and set(found) <= printed
-
-
-def test_logs_and_samples_of_runs_are_kept(trained, tmp_path):
-    tool.keep_runs(trained / "out", tmp_path)
-    assert read_log(tmp_path / "run") == read_log(trained / "out" / "run")
-    assert (tmp_path / "run" / "samples.txt").read_text().count("--- step ") == 4

@@ -1,12 +1,12 @@
 """The pages' commands, run in an empty folder as a person would run them, and their links."""
 
-import ast
 import importlib
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -14,10 +14,12 @@ from conftest import ROOT
 sys.path.append(str(ROOT / "tools"))
 
 import lecture
+import settings_table
 
 import prepare_shakespeare
 import train
-from quill import log, parallel
+from quill import parallel
+from quill.log import read_log
 from study import checks, compare
 
 README = ROOT / "README.md"
@@ -54,10 +56,13 @@ def clone(tmp_path, monkeypatch):
     for name in ("config", "data"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*_char"))
     text = prepare_shakespeare.BUNDLED.read_text(encoding="utf-8")
-    (tmp_path / "text.txt").write_text(text, encoding="utf-8")  # for Shakespeare
-    (tmp_path / "my.txt").write_text(text[40000:60000], encoding="utf-8")
+    (tmp_path / "text.txt").write_text(text[:50000], encoding="utf-8")  # for Shakespeare
+    (tmp_path / "my.txt").write_text(text[50000:70000], encoding="utf-8")
     (tmp_path / "prompt.txt").write_text("My lord,")
     monkeypatch.chdir(tmp_path)
+    prepare_shakespeare.main(["--source=text.txt"])
+    monkeypatch.setattr(compare, "train_one", train.main)  # a process takes seconds to start
+    monkeypatch.setattr(parallel.signal, "signal", lambda *_: None)  # not in the main thread
     return tmp_path
 
 
@@ -81,10 +86,6 @@ def test_commands_of_a_page_work_in_the_order_of_the_page(clone, monkeypatch, pa
     """Where a page does not train the network of the quick start, its reader has done so."""
     monkeypatch.setattr(checks, "RATE_STEPS", 30)
     monkeypatch.setattr(checks, "OVERFIT_STEPS", 100)
-    monkeypatch.setattr(log, "plot_loss", lambda *arguments: None)  # half of such a run's time
-    monkeypatch.setattr(compare, "train_one", train.main)  # a process takes seconds to start
-    monkeypatch.setattr(parallel.signal, "signal", lambda *_: None)  # not in the main thread
-    prepare_shakespeare.main(["--source=text.txt"])
     commands = lecture.find_commands(read(page))
     quick_start = "python train.py config/shakespeare_cpu.py"
     for command in commands if quick_start in commands else [quick_start, *commands]:
@@ -103,21 +104,12 @@ def test_commands_of_the_pages_are_found():
     assert len(programs) > 50 and programs.count(None) == 4
 
 
-def names_in(path):
-    """The names that a Python file defines: functions, classes, variables and attributes."""
-    for node in ast.walk(ast.parse(read(path))):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            yield node.id
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.attr
-
-
 @by_page
 def test_name_with_a_link_is_defined_in_the_file_of_the_link(page):
     for name, target in re.findall(r"\[`([^`]+)`\]\(([^)#]+\.py)\)", read(page)):
-        assert set(name.split(".")) <= set(names_in(page.parent / target)), (name, target)
+        for part in name.split("."):
+            definition = rf"(?m)^ *((def|class) {part}\b|{part}\b.* = )"
+            assert re.search(definition, read(page.parent / target)), (name, target)
 
 
 @by_page
@@ -159,15 +151,33 @@ def test_every_figure_of_the_lecture_has_a_name():
 
 
 def test_figures_and_outputs_replace_the_old_ones():
-    figures, output = (
-        "<!-- figures: a.loss a.seconds -->\n",
-        "<!-- output: python a | second | -->\n",
+    page = (
+        "<!-- figures: a.loss a.seconds -->\n**{}** s, **{}**.\n\n"
+        "<!-- output: python a | second | -->\n```\n{}\n```\nend\n"
     )
-    page = f"{figures}**1** s, **9.9**.\n\n{output}```\nold\n```\nend\n"
-    filled = f"{figures}**1.5** s, **4,000**.\n\n{output}```\nsecond\n 3\n```\nend\n"
+    old, new = page.format(1, 9.9, "old"), page.format("1.5", "4,000", "second\n 3")
     outputs = {"python a": "first\nsecond\n 3\n\nlast"}
-    assert lecture.fill_in(page, {"a.loss": "1.5", "a.seconds": "4,000"}, outputs) == (filled, [])
-    assert lecture.fill_in(page, {"a.loss": "1.5"}, {})[1] == ["no command gives a.seconds"]
+    assert lecture.fill_in(old, {"a.loss": "1.5", "a.seconds": "4,000"}, outputs) == (new, [])
+    assert lecture.fill_in(old, {"a.loss": "1.5"}, {})[1] == ["no command gives a.seconds"]
+
+
+def test_logs_and_samples_of_the_lectures_runs_are_kept(trained, tmp_path):
+    lecture.keep_runs(trained / "out", tmp_path)
+    assert read_log(tmp_path / "run") == read_log(trained / "out" / "run")
+    assert (tmp_path / "run" / "samples.txt").read_text().count("--- step ") == 4
+
+
+def test_table_of_settings_is_measured_again(clone, monkeypatch):
+    recipe = [word.removeprefix("--").replace("=", " = ") for word in TINY]
+    Path("tiny.py").write_text("\n".join(recipe))
+    Path("page.md").write_text("| none | 9 | 9 | it |\n| `--bias` | 9 | 9 | no |\n")
+    changed = {"RECIPE": "tiny.py", "PAGE": Path("page.md"), "SEEDS": 1}
+    for name, value in changed.items():
+        monkeypatch.setattr(settings_table, name, value)
+    settings_table.main()
+    loss = r"\d\.\d{4}"
+    wanted = rf"\| none \| {loss} \| 0 \| it \|\n\| `--bias` \| {loss} \| [+-]{loss} \| no \|\n"
+    assert re.fullmatch(wanted, Path("page.md").read_text())
 
 
 def test_workflows_run_the_test_command():

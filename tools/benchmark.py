@@ -51,7 +51,7 @@ LARGER = [
     *("--n_layer=6", "--n_head=4", "--n_embd=256", "--block_size=256", "--batch_size=16"),
     "--dropout=0.1",
 ]
-FAST, PLAIN = ["config/shakespeare_fast.py"], ["config/shakespeare_plain.py"]
+FAST, PLAIN = "config/shakespeare_fast.py", "config/shakespeare_plain.py"
 CHAR = ["config/shakespeare_char.py"]  # 10.7 million parameters
 TARGET = 1.4697  # nanoGPT's published validation loss for config/shakespeare_char.py, on an A100
 SEEDS = (1337, 1, 2)
@@ -217,9 +217,7 @@ def our_sampling(arguments, texts, packed_from=hardware.PACKED_FROM, dtype="auto
 
 def measure_machine():
     """What this machine can do at best: the yardstick for all that follows."""
-    info = Path("/proc/cpuinfo")  # of Linux
-    name = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    name = torch.cuda.get_device_name() if CUDA else name[1] if name else platform.processor()
+    name = torch.cuda.get_device_name() if CUDA else processor()
     print(f"{name}, {os.cpu_count()} cores, {platform.system()}, torch {torch.__version__}")
     device, size, rows = hardware.pick_device(), 8192 if CUDA else 1024, []
     for dtype in (torch.float32, torch.bfloat16):
@@ -232,6 +230,13 @@ def measure_machine():
     fastest = min(seconds_of(lambda: copy.copy_(numbers)) for _ in range(20))
     rows.append(["memory, read and written, GB/s", f"{2 * numbers.nbytes / fastest / 1e9:,.0f}"])
     table(["this machine's limit", "measured"], rows)
+
+
+def processor():
+    """The name of the processor."""
+    info = Path("/proc/cpuinfo")  # of Linux
+    name = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return name[1] if name else platform.processor()
 
 
 TRAINED = [("0.8M, block 64, batch 12", SMALL, 50), ("6 x 256, dropout 0.1", LARGER, 3)]
@@ -289,9 +294,9 @@ def measure_layouts():
 
 
 BUSY = [
-    (*PLAIN, PLAIN, 40),
+    (PLAIN, [PLAIN], 40),
     ("4 x 128, block 64", SMALL, 40),
-    (*FAST, FAST, 40),
+    (FAST, [FAST], 40),
     ("6 x 256, dropout 0.1, Muon", [*LARGER, "--optimizer=muon"], 4),
 ]
 
@@ -326,17 +331,17 @@ def train_once(*words):
     return f"{seconds:.1f} s", f"{min(log['val_loss']):.4f}", *(reached[:1] or ["-"])
 
 
-RECIPES = [FAST, ["config/shakespeare_cpu.py"], PLAIN, ["config/shakespeare_laptop.py"]]
+RECIPES = [[FAST], ["config/shakespeare_cpu.py"], [PLAIN], ["config/shakespeare_laptop.py"]]
 # On a GPU: nanoGPT's recipe, and with what makes shakespeare_fast.py fast in a third of the steps.
 TRICKS = ["--optimizer=muon", "--qk_norm", "--token_shift", "--position=rotary", "--max_iters=1500"]
 GPU_RECIPES = [CHAR, [*CHAR, *TRICKS]]
 
 
-def measure_recipes(recipes=RECIPES):
+def measure_recipes(recipes=RECIPES, seeds=SEEDS):
     """Whole processes with each seed, in turns; and nanoGPT's steps for a laptop, without its
     evaluations."""
     steps, rows = read_config(SMALL).max_iters, []
-    for seed in SEEDS:
+    for seed in seeds:
         for recipe in recipes:
             rows.append([" ".join(recipe), str(seed), *train_once(*recipe, f"--seed={seed}")])
         seconds = seconds_of(lambda: in_turns([(plain_training, SMALL)], steps - 1, turns=1))
@@ -350,7 +355,7 @@ def measure_gpu():
         raise UserError("there is no CUDA device here: leave gpu out")
     measure_machine()
     measure_speed()
-    measure_recipes(GPU_RECIPES)
+    measure_recipes(GPU_RECIPES, SEEDS[:1])
 
 
 MEASUREMENTS = {

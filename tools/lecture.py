@@ -126,18 +126,18 @@ def figures_of(command, output):
         figures = figures_of_log(Path("out") / name)
         figures["parameters"] = search(r"network: .* ([\d,]+) parameters", output)
         return {f"{name}.{key}": figure for key, figure in figures.items()}
-    study, (header, *rows) = words[3], [line.split() for line in output.splitlines()]
+    study, rows = words[3], [line.split() for line in output.splitlines()]
     if study == "dry_run":
         return figures_of_dry_run(Path(recipe).read_text(), output)
     if study == "results":
-        return {f"{Path(row[-1]).parent.name}.context": rounded(row[1]) for row in rows}
+        return {f"{Path(row[-1]).parent.name}.context": rounded(row[1]) for row in rows[1:]}
     if study == "ngrams":
         text = f"ngrams.{options['dataset']}" if "dataset" in options else "ngrams"
-        return figures_of_ngrams(text, rows[: rows.index([])])
+        return figures_of_ngrams(text, rows[1 : rows.index([])])
     if study == "context":
         figures = {}
-        for *losses, run in (row for row in rows if len(row) > 1):
-            for band, loss in zip(header, losses, strict=False):
+        for *losses, run in (row for row in rows[1:] if len(row) > 1):
+            for band, loss in zip(rows[0], losses, strict=False):
                 figures[f"context.{Path(run).name}.{band}"] = loss
         return figures
     patterns = {
