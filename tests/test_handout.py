@@ -1,11 +1,6 @@
 """docs/lecture.html and the sheet are what their tool makes: one file, with everything inside."""
 
 import re
-import sys
-
-from conftest import ROOT
-
-sys.path.append(str(ROOT / "tools"))
 
 import handout as tool
 

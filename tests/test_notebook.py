@@ -2,16 +2,12 @@
 
 import re
 import shutil
-import sys
 
 import nbformat
+import notebook as tool
 from conftest import ROOT
 from nbclient import NotebookClient
 from test_readme import shortened
-
-sys.path.append(str(ROOT / "tools"))
-
-import notebook as tool
 
 PAGE = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "lecture.ipynb").read_text(encoding="utf-8")

@@ -8,13 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from conftest import ROOT
-
-sys.path.append(str(ROOT / "tools"))
-
 import lecture
+import pytest
 import settings_table
+from conftest import ROOT
 
 import prepare_shakespeare
 import train
