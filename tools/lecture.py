@@ -148,8 +148,9 @@ def figures_of(command, output):
         "find_lr.lowest": r"the loss is lowest at a rate of ([\d.e-]+)",
         "find_lr.rate": r"--learning_rate=([\d.e-]+)",
     }
-    found = {key: search(pattern, output) for key, pattern in patterns.items()}
-    return {key: figure for key, figure in found.items() if key.startswith(f"{study}.")}
+    own = {key: pattern for key, pattern in patterns.items() if key.startswith(f"{study}.")}
+    found = {key: search(pattern, output) for key, pattern in own.items()}
+    return {key: figure for key, figure in found.items() if figure}
 
 
 def search(pattern, output):
