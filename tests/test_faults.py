@@ -138,7 +138,7 @@ def break_after_every_operation(every):
     fill the disk there; yields (fault, how often, runs lost)."""
     for name, command, source, ends in kinds_of_runs():
         survived = {"a kill": [], "a full disk": []}
-        for number in itertools.count(1, every):
+        for number in itertools.count(every, every):
             status, sound = survives(kill, number, command, source, ends)
             if status != -9:  # it has no such operation
                 break

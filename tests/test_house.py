@@ -17,7 +17,6 @@ PATHS = {  # {"train": its path, "quill.settings": ..., "study.__main__": ...}
     for path in ROOT.glob(pattern)
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
-MAINS = ["study.__main__", "page.__main__"]
 PROGRAMS = ["prepare_shakespeare", "train", "sample", "study", "page"]
 
 # What the modules of a floor or folder may import of ours; study and page import what they like.
@@ -83,8 +82,9 @@ def test_programs_work_without_matplotlib_and_unix(workspace):
     assert left == {"ckpt.pt", "last.pt", "log.csv"}
 
 
-@pytest.mark.parametrize("name", ["prepare_shakespeare", "train", "sample", *MAINS])
-def test_program_calls_start_before_it_imports_torch(name):
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_program_calls_start_before_it_imports_torch(program):
+    name = program if program in TREES else f"{program}.__main__"
     first = [ast.unparse(node) for node in TREES[name].body if not isinstance(node, ast.Expr)][0]
     calls = [ast.unparse(node) for node in TREES[name].body if isinstance(node, ast.Expr)]
     assert first == "from quill import start" and calls[1] == "start()"

@@ -1,8 +1,10 @@
 """How fast: the tables of docs/speed.md, printed as Markdown.
 
-    python tools/benchmark.py               all but the GPU's, which takes a while
+    python tools/benchmark.py               all of them, which takes a while
     python tools/benchmark.py speed busy    only these (see MEASUREMENTS at the end)
-    python tools/benchmark.py gpu           a GPU's; this part has never run on one
+
+With a GPU, machine, speed and recipes measure that (they have never run on one), and the others are
+for CPUs.
 
 "Plain" is what nanoGPT does, built below from the same network: float32, PyTorch's fused attention
 kernel and its own dropout, unfused AdamW, one `randint` batch stacked from slices, and generation
@@ -52,7 +54,7 @@ LARGER = [
     "--dropout=0.1",
 ]
 FAST, PLAIN = "config/shakespeare_fast.py", "config/shakespeare_plain.py"
-CHAR = ["config/shakespeare_char.py"]  # 10.7 million parameters
+CHAR = "config/shakespeare_char.py"  # 10.7 million parameters
 TARGET = 1.4697  # nanoGPT's published validation loss for config/shakespeare_char.py, on an A100
 SEEDS = (1337, 1, 2)
 TURNS = 5
@@ -240,10 +242,10 @@ def processor():
 
 
 TRAINED = [("0.8M, block 64, batch 12", SMALL, 50), ("6 x 256, dropout 0.1", LARGER, 3)]
-TRAINED_ON_GPU = [("10.7M, shakespeare_char.py", CHAR, 50)]
+TRAINED_ON_GPU = [("10.7M, shakespeare_char.py", [CHAR], 50)]
 WRITTEN = [
-    ("one text of 500, 10.7M parameters", CHAR, 1),
-    ("10 texts of 500, 10.7M parameters", CHAR, 10),
+    ("one text of 500, 10.7M parameters", [CHAR], 1),
+    ("10 texts of 500, 10.7M parameters", [CHAR], 10),
     ("one text of 500, 0.8M parameters, block 64", SMALL, 1),
 ]
 
@@ -318,12 +320,12 @@ def measure_busy():
     table(["a step, ms", "alone", "beside one busy program", "beside two"], rows)
 
 
-def train_once(*words):
+def train_once(recipe, seed):
     """Run train.py as a process: the seconds it took, the lowest validation loss, and the seconds
     of training until it was at TARGET, as cells."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        command = [sys.executable, "train.py", *words, f"--out_dir={folder}"]
+        command = [sys.executable, "train.py", recipe, f"--seed={seed}", f"--out_dir={folder}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds, log = time.perf_counter() - start, read_log(folder)
     pairs = zip(log["seconds"], log["val_loss"], strict=True)
@@ -331,31 +333,19 @@ def train_once(*words):
     return f"{seconds:.1f} s", f"{min(log['val_loss']):.4f}", *(reached[:1] or ["-"])
 
 
-RECIPES = [[FAST], ["config/shakespeare_cpu.py"], [PLAIN], ["config/shakespeare_laptop.py"]]
-# On a GPU: nanoGPT's recipe, and with what makes shakespeare_fast.py fast in a third of the steps.
-TRICKS = ["--optimizer=muon", "--qk_norm", "--token_shift", "--position=rotary", "--max_iters=1500"]
-GPU_RECIPES = [CHAR, [*CHAR, *TRICKS]]
+RECIPES = [FAST, "config/shakespeare_cpu.py", PLAIN, "config/shakespeare_laptop.py"]
 
 
-def measure_recipes(recipes=RECIPES, seeds=SEEDS):
+def measure_recipes():
     """Whole processes with each seed, in turns; and nanoGPT's steps for a laptop, without its
     evaluations."""
     steps, rows = read_config(SMALL).max_iters, []
-    for seed in seeds:
-        for recipe in recipes:
-            rows.append([" ".join(recipe), str(seed), *train_once(*recipe, f"--seed={seed}")])
+    for seed in SEEDS:
+        for recipe in [CHAR] if CUDA else RECIPES:
+            rows.append([recipe, str(seed), *train_once(recipe, seed)])
         seconds = seconds_of(lambda: in_turns([(plain_training, SMALL)], steps - 1, turns=1))
         rows.append([f"plain, {steps:,} steps, no evaluation", "", f"{seconds:.1f} s", "", ""])
     table(["recipe", "seed", "whole process", "lowest loss", f"to {TARGET}"], rows)
-
-
-def measure_gpu():
-    """What concerns a GPU."""
-    if not CUDA:
-        raise UserError("there is no CUDA device here: leave gpu out")
-    measure_machine()
-    measure_speed()
-    measure_recipes(GPU_RECIPES, SEEDS[:1])
 
 
 MEASUREMENTS = {
@@ -364,7 +354,6 @@ MEASUREMENTS = {
     "layouts": measure_layouts,
     "busy": measure_busy,
     "recipes": measure_recipes,
-    "gpu": measure_gpu,
 }
 
 
@@ -374,7 +363,7 @@ def main(names):
     if unknown:
         raise UserError(f"unknown: {', '.join(unknown)}; known: {', '.join(MEASUREMENTS)}")
     os.chdir(ROOT)
-    for name in names or [name for name in MEASUREMENTS if name != "gpu"]:
+    for name in names or MEASUREMENTS:
         MEASUREMENTS[name]()
 
 
