@@ -10,15 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from model import GPT
 from quill import hardware
-from quill.figures import matplotlib_installed, optional
+from quill.figures import COLORS, matplotlib_installed, new_figure, optional
 from quill.settings import read_settings
 from quill.terminal import UserError, show
-from study.plots import rates_figure, save
+from study.plots import save
 
 
 def set_up(arguments, study):
@@ -40,7 +40,9 @@ def dry_run(arguments):
     tied = ", of which lm_head uses token_embedding's" if isinstance(network, GPT) else ""
     print(f"{'parameters':<28}{total:>12,}{tied}")
 
-    forward = hardware.compiled(network, train.get_batch(data.train, config, 0), config)
+    windows = train.get_batch(data.train, config, 0)
+    flops, tokens = flops_per_token(network, windows[:1]), train.tokens_per_step(config)
+    forward = hardware.compiled(network, windows, config)
     seconds = []
     while len(seconds) < 5 or (sum(seconds) < 2 and len(seconds) < 50):
         start = time.perf_counter()
@@ -54,7 +56,6 @@ def dry_run(arguments):
     evaluations = 1 + math.ceil(config.max_iters / config.eval_interval)
     whole = timedelta(seconds=round(config.max_iters * step + evaluations * evaluation))
 
-    flops, tokens = flops_per_token(network), train.tokens_per_step(config)
     speed = f"{tokens / step:,.0f} tokens/s, {flops * tokens / step / 1e9:,.0f} GFLOP/s"
     print(f"{'FLOPs per token, to train':<28}{flops:>12,}")
     print(f"{'tokens per step':<28}{tokens:>12,}")
@@ -73,19 +74,12 @@ def parameters_by_part(network):
     return counts
 
 
-def flops_per_token(network):
-    """How many additions and multiplications it takes to train on one token.
-
-    Each weight of a matrix takes two in the forward pass and four in the backward pass. Attention
-    also multiplies queries with keys, and weights with values. Looking up an embedding is free.
-    Source: Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B.
-    """
-    matrices = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
-    flops = 6 * sum(matrix.weight.numel() for matrix in matrices)
-    if isinstance(network, GPT):
-        config = network.config
-        flops += 12 * config.n_layer * config.n_embd * config.block_size
-    return flops
+def flops_per_token(network, windows):
+    """How many additions and multiplications it takes to train on one token, as PyTorch counts
+    them: those of matrix products, forward and backward. windows: (B, T + 1)."""
+    with FlopCounterMode(display=False) as counter:
+        network(windows[:, :-1], windows[:, 1:])[1].backward()
+    return counter.get_total_flops() // windows[:, 1:].numel()
 
 
 # --- overfit_batch: can it learn at all? ------------------------------------------------------
@@ -158,3 +152,17 @@ def find_lr(arguments):
     if matplotlib_installed():
         with optional("the plot"):
             save(Path(config.out_dir) / "find_lr.png", rates_figure, rates, losses, proposal)
+
+
+def rates_figure(rates, losses, proposal):
+    """The loss over the learning rate (two lists), with its lowest point and the proposed rate."""
+    figure = new_figure(8, 4.5, "The loss while the learning rate rises")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color=COLORS[2])
+    loss, rate = min(zip(losses, rates, strict=True))
+    axes.plot(rate, loss, "o", color=COLORS[1], markersize=9, label=f"lowest at {rate:.1e}")
+    axes.axvline(proposal, color="0.3", ls="--", label=f"a third of that: {proposal:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats per character)")
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+    axes.legend()
+    return figure

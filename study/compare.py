@@ -1,9 +1,7 @@
 """Did a change help? Train variants of a run with the same seeds, and compare their losses."""
 
-import csv
 import inspect
 import itertools
-import json
 import math
 import os
 import statistics
@@ -11,19 +9,18 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 
 import train
-from quill.checkpoint import find_checkpoint, fingerprint, load
-from quill.figures import COLORS, matplotlib_installed, new_figure, optional
-from quill.files import reading, replacing
+from quill.checkpoint import ARCHITECTURE, PER_CALL, STARTS, fingerprint, read_checkpoint
 from quill.log import read_log
 from quill.settings import read_settings
 from quill.terminal import UsageError, UserError, show
-from study.plots import save
+from study.folders import of_each, split_arguments
 
 EXAMPLE = "python -m study compare config/shakespeare_fast.py --n_layer=1,2,3"
 SEEDS = 5  # fewer would not show a difference of one standard deviation
@@ -50,14 +47,12 @@ def compare(arguments):
     """
     if {"-h", "--help"} & set(arguments):
         return print(inspect.getdoc(compare))
-    places = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    settings = [word[2:].split("=", 1) for word in arguments[len(places) :]]
+    places, rest = split_arguments(arguments)
+    settings = [word[2:].split("=", 1) for word in rest]
     if not places or any(len(setting) != 2 for setting in settings):
         raise UsageError(f"a recipe and then --name=value,value are needed, as in {EXAMPLE}")
     if all(Path(place).is_dir() for place in places):
-        comparisons = {place: open_comparison(Path(place)) for place in places}
-        rows = between_folders(comparisons)
-        return report(rows, Path(places[-1]))
+        return report(between_folders(places))
     if len(places) > 1:
         raise UsageError(f"one recipe, or the folders of earlier comparisons, not {places}")
     settings = dict(settings)
@@ -68,19 +63,23 @@ def compare(arguments):
         raise UsageError(f"--seeds must be a whole number from 1 on, not {count!r}")
     folder = Path(settings.pop("out_dir", f"out/compare/{Path(places[0]).stem}"))
     variants = find_variants(places[0], settings)
-    claim(folder, variants, int(count))
-    problems = train_all(folder, variants, int(count))
-    variants = {name: words for name, words in variants.items() if name not in problems}
-    if not list(folder.glob("*/*/log.csv")):  # nothing was trained: the folder is free again
-        (folder / "compare.json").unlink()
+    train_all(folder, variants, int(count))
+    results = of_each([folder / name for name in variants], measure, int(count))
+    first = next(iter(results.values()))
+    report([(path.name, result, first) for path, result in results.items()])
+
+
+def between_folders(places):
+    """The rows of a report on the folders of earlier comparisons: a variant is compared with the
+    one of the same name in the first folder that has it."""
+    variants = [run.parent for place in places for run in sorted(Path(place).glob("*/seed1"))]
     if not variants:
-        raise UserError(next(iter(problems.values())))
-    settings = {name: settings_of(words) for name, words in variants.items()}
-    results = measure(folder, settings, int(count))
-    first = next(iter(results))
-    report([(name, result, results[first]) for name, result in results.items()], folder)
-    for name, problem in problems.items():
-        show(f"{name} is left out: {problem}")
+        raise UserError(f"no comparison in {', '.join(places)}; {EXAMPLE} makes one")
+    rows, reference = [], {}
+    for path, result in of_each(variants, measure).items():
+        first = reference.setdefault(path.name, result)
+        rows.append((f"{path.parent}: {path.name}", result, first))
+    return rows
 
 
 def find_variants(recipe, settings):
@@ -93,58 +92,13 @@ def find_variants(recipe, settings):
         pairs = dict(zip(values, chosen, strict=True))
         name = " ".join(f"{name}={pairs[name]}" for name in several) or "recipe"
         variants[name] = [recipe, *(f"--{name}={value}" for name, value in pairs.items())]
-        settings_of(variants[name])
+        config_of(variants[name])
     return variants
 
 
-# --- A comparison's folder --------------------------------------------------------------------
-
-
-def claim(folder, variants, count):
-    """Note in a comparison's folder what is compared there, and refuse to mix it with other code or
-    with other settings of a variant of the same name."""
-    code = {name: fingerprint(name) for name in ("model", "networks", "train")}
-    path = folder / "compare.json"
-    known = read_json(path) if path.exists() else {"code": code, "variants": {}}
-    settings = {name: settings_of(words) for name, words in variants.items()}
-    same = {name: known["variants"].get(name, given) for name, given in settings.items()}
-    if known["code"] != code or same != settings:
-        what = "settings" if known["code"] == code else "code"
-        raise UserError(f"{folder} holds a comparison of other {what}: choose another --out_dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    known |= {"variants": {**known["variants"], **settings}, "seeds": count}
-    with replacing(path) as file:
-        file.write(json.dumps(known, indent=1).encode())
-
-
-def read_json(path):
-    """What claim() wrote."""
-    with reading(path, "python -m study compare RECIPE --out_dir=out/NAME"):
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return known | {"code": known["code"], "variants": dict(known["variants"])}
-
-
-def open_comparison(folder):
-    """Return the variants and the number of seeds of an earlier comparison."""
-    known = read_json(folder / "compare.json")
-    return known["variants"], known["seeds"]
-
-
-def between_folders(comparisons):
-    """The rows of a report on folders with the same variants: each is compared with the one of the
-    same name in the first folder."""
-    (base, (variants, count)), *_ = comparisons.items()
-    if any(other != (variants, count) for other in comparisons.values()):
-        raise UserError("the folders compare different settings: " + ", ".join(comparisons))
-    reference = measure(Path(base), variants, count)
-    rows = []
-    for folder in comparisons:
-        for name, result in measure(Path(folder), variants, count).items():
-            if name in reference:
-                rows.append((f"{folder}: {name}", result, reference[name]))
-    if not rows:
-        raise UserError("there is no variant that has ended in each of them")
-    return rows
+def config_of(words):
+    """The settings of a command line with a recipe."""
+    return train.Config(**read_settings(words, train.Config, "-m study compare")[0])
 
 
 # --- Training and measuring -------------------------------------------------------------------
@@ -152,44 +106,46 @@ def between_folders(comparisons):
 
 def train_all(folder, variants, count):
     """Train each variant with each seed, in processes of one thread each: on two cores, two runs
-    side by side take less time than one after the other. Returns {variant: why one of its runs
-    failed}; the others are trained all the same."""
-    jobs, problems = [], {}
+    side by side take less time than one after the other. A run that fails stops no other."""
+    jobs = []
     for seed, (name, words) in itertools.product(range(1, count + 1), variants.items()):
         run = folder / name / f"seed{seed}"
-        settings = settings_of(words)
-        if not finished(run, settings):
+        words = [*words, f"--seed={seed}", f"--out_dir={run}"]
+        config = config_of(words)
+        if not is_trained(run, config):
             # A run that starts from a checkpoint begins again: auto would take its place.
-            scratch = settings.get("init_from", "scratch") == "scratch"
-            how = "--init_from=auto" if scratch else "--overwrite"
-            jobs.append((name, [*words, f"--seed={seed}", f"--out_dir={run}", how]))
+            how = "--init_from=auto" if config.init_from == "scratch" else "--overwrite"
+            jobs.append([*words, how])
+    if len(jobs) < count * len(variants):
+        show(f"trained before: {count * len(variants) - len(jobs)} of {count * len(variants)} runs")
     workers = 1 if torch.cuda.is_available() else os.cpu_count()
     started, executor = time.monotonic(), ThreadPoolExecutor(workers)
     try:
-        futures = {executor.submit(train_one, words): name for name, words in jobs}
+        futures = [executor.submit(train_one, words) for words in jobs]
         for done, future in enumerate(as_completed(futures), start=1):
             try:
                 future.result()
             except UserError as error:
-                problems[futures[future]] = error
-            left = (time.monotonic() - started) / done * (len(jobs) - done)
-            show(
-                f"{done} of {len(jobs)} runs | {timedelta(seconds=round(left))} left", passing=True
-            )
+                show(f"note: {error}")
+            left = round((time.monotonic() - started) / done * (len(jobs) - done))
+            show(f"{done} of {len(jobs)} runs | {timedelta(seconds=left)} left", passing=True)
     finally:
         executor.shutdown(cancel_futures=True)
-    return problems
 
 
-def finished(run, settings):
-    """Whether a run has come to its last step."""
-    steps = settings.get("max_iters", train.Config.max_iters)
-    return (run / "log.csv").exists() and read_log(run)["step"][-1] >= steps
-
-
-def settings_of(words):
-    """The settings of a command line with a recipe."""
-    return read_settings(words, train.Config, "-m study compare")[0]
+def is_trained(run, config):
+    """Whether a run has come to its last step. UserError if what its folder holds is another run:
+    one with other settings, or of another version of the network."""
+    if not (run / "ckpt.pt").exists():
+        return False
+    checkpoint = read_checkpoint(run / "ckpt.pt")
+    free = PER_CALL if config.init_from in STARTS else PER_CALL | ARCHITECTURE  # its checkpoint's
+    for name in asdict(config).keys() - free:
+        if checkpoint["config"].get(name) != getattr(config, name):
+            raise UserError(f"{run} was trained with another {name}: choose another --out_dir")
+    if checkpoint["code"] not in (fingerprint("model"), fingerprint("networks")):
+        raise UserError(f"{run} was trained before the code changed: choose another --out_dir")
+    return read_log(run)["step"][-1] >= config.max_iters
 
 
 def train_one(words):
@@ -208,36 +164,34 @@ def train_one(words):
         raise UserError(f"train.py {' '.join(words)}: {last}")
 
 
-def measure(folder, variants, count):
-    """Return {variant: (lowest validation loss with each seed, parameters, seconds of a run)}."""
-    results = {}
-    for name, settings in variants.items():
-        runs = [folder / name / f"seed{seed}" for seed in range(1, count + 1)]
-        if not all(finished(run, settings) for run in runs):
-            show(f"{folder}: {name} is left out: not all of its runs have ended")
-            continue
-        logs = [read_log(run) for run in runs]
-        network, _ = load(find_checkpoint(runs[0]))
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        seconds = statistics.mean(log["seconds"][-1] for log in logs)
-        results[name] = [min(log["val_loss"]) for log in logs], parameters, seconds
-    return results
+def measure(variant, count=0):
+    """Return the lowest validation loss with each seed, the parameters, and the seconds of a run.
+    count: of seeds; 0: all that are there."""
+    count = count or len(list(variant.glob("seed*")))
+    runs = [variant / f"seed{seed}" for seed in range(1, count + 1)]
+    logs = [read_log(run) for run in runs]
+    checkpoint = read_checkpoint(runs[0] / "ckpt.pt")
+    if min(log["step"][-1] for log in logs) < checkpoint["config"]["max_iters"]:
+        raise UserError("not all of its runs have ended")
+    # By address: token_embedding and lm_head may be one tensor.
+    weights = {tensor.data_ptr(): tensor for tensor in checkpoint["weights"].values()}
+    parameters = sum(tensor.numel() for tensor in weights.values())
+    seconds = statistics.mean(log["seconds"][-1] for log in logs)
+    return [min(log["val_loss"]) for log in logs], parameters, seconds
 
 
 # --- Statistics and the report ----------------------------------------------------------------
 
 
-def mean_and_error(values):
-    """The mean, and its standard error: how far it may be off by luck (nan for a single value)."""
-    if len(values) == 1:
-        return values[0], math.nan
-    return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
+def standard_error(values):
+    """How far the mean of several values may be off by luck."""
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
-def with_error(values, sign):
+def with_error(values, sign=""):
     """The mean ± its standard error, as text. sign: "+" to show that of a positive mean too."""
-    mean, error = mean_and_error(values)
-    return f"{mean:{sign}.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
+    mean = f"{statistics.mean(values):{sign}.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {standard_error(values):.4f}"
 
 
 def verdict(differences):
@@ -246,11 +200,9 @@ def verdict(differences):
     The same seed has the same batches in both variants, so much of the noise cancels out in their
     difference: the paired t-test.
     """
-    if not any(differences):
-        return ""  # it is the first
     if len(differences) < FEWEST:
         return f"too few seeds for a verdict: {FEWEST} at least"
-    mean, error = mean_and_error(differences)
+    mean, error = statistics.mean(differences), standard_error(differences)
     critical = [value for count, value in CRITICAL.items() if count <= len(differences)][-1]
     if abs(mean) > critical * error:
         if abs(mean) < MATTERS:
@@ -262,51 +214,16 @@ def verdict(differences):
     return f"no difference seen; to see {SEEN}, about {max(needed, FEWEST)} seeds are needed"
 
 
-def report(rows, folder):
-    """Print the comparison as a table, and write it as .md, .csv and .png into its folder.
-    rows: (name, result, the result that it is compared with)."""
+def report(rows):
+    """Print a comparison as a table. rows: (name, result, the result that it is compared with)."""
     seeds = len(rows[0][1][0])
     about = "the lowest validation loss of each run: mean ± standard error; paired differences"
     show(f"{seeds} seed{'s' if seeds > 1 else ''}; {about}")
-    lines = [
-        "| variant | parameters | seconds | validation loss | difference | |",
-        "|---" * 6 + "|",
-    ]
+    show("| variant | parameters | seconds | validation loss | difference | |")
+    show("|---" * 6 + "|")
     for name, (losses, parameters, seconds), (reference, *_) in rows:
-        differences = [a - b for a, b in zip(losses, reference, strict=True)]
-        cells = [name, f"{parameters:,}", f"{seconds:.0f}", with_error(losses, "")]
-        cells += [with_error(differences, "+") if any(differences) else "", verdict(differences)]
-        lines.append(f"| {' | '.join(cells)} |")
-    show("\n".join(lines))
-    with replacing(folder / "compare.md") as file:
-        file.write("\n".join([*lines, ""]).encode())
-    with open(folder / "compare.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["variant", "parameters", "seconds", "seed", "val_loss"])
-        for name, (losses, parameters, seconds), _ in rows:
-            for seed, loss in enumerate(losses, start=1):
-                writer.writerow([name, parameters, f"{seconds:.1f}", seed, loss])
-    if matplotlib_installed():
-        with optional("the plot"):
-            save(folder / "compare.png", compare_figure, rows)
-
-
-def compare_figure(rows):
-    """The losses of all variants, a dot for each seed: over the number of parameters if it differs,
-    else side by side."""
-    figure = new_figure(8, 4.5, "Lowest validation loss of each variant")
-    axes = figure.subplots()
-    sizes = [parameters for _, (_, parameters, _), _ in rows]
-    by_size = len(set(sizes)) == len(sizes) > 1
-    for i, (name, (losses, parameters, _), _) in enumerate(rows):
-        place, color = parameters if by_size else i, COLORS[i % len(COLORS)]
-        axes.plot([place] * len(losses), losses, "o", color=color, alpha=0.6, label=name)
-        axes.plot(place, statistics.mean(losses), "_", color=color, markersize=24)
-    if by_size:
-        axes.set(xscale="log", xlabel="parameters")
-        axes.legend()
-    else:
-        axes.set_xticks(range(len(rows)), [name for name, *_ in rows], rotation=20)
-    axes.set_ylabel("loss (nats per character)")
-    axes.grid(axis="y")
-    return figure
+        cells = [name, f"{parameters:,}", f"{seconds:.0f}", with_error(losses), "", ""]
+        differences = [a - b for a, b in zip(losses, reference, strict=False)]
+        if any(differences):
+            cells[4:] = with_error(differences, "+"), verdict(differences)
+        show(f"| {' | '.join(cells)} |")

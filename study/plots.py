@@ -1,7 +1,6 @@
 """Plots of what a network has learned, and of the losses of several runs."""
 
 import contextlib
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -12,22 +11,22 @@ from model import GPT, next_probabilities
 from quill import figures
 from quill.checkpoint import check_same_data, find_checkpoint, network_of, read_checkpoint
 from quill.dataset import open_dataset
-from quill.figures import COLORS, import_matplotlib, new_figure
+from quill.figures import COLORS, new_figure
 from quill.log import read_log
 from quill.settings import read_options
 from quill.terminal import UsageError, UserError, show
 from sample import read_prompt
 from study.characters import KINDS, kind_of, principal_components, spread
+from study.folders import of_each, read_folders
 from study.inside import attention_weights, habits_of_heads
-from tokenizer import Tokenizer
+from tokenizer import Tokenizer, list_characters
 
 MOST_CHARACTERS = 40  # in a plot of attention: more would be too small to read
 MEAN_OF = 250  # pieces of the validation split: the heads to show are chosen by a mean over them
 MOST_LISTED = 70  # characters in the list beside the embeddings: more would not fit
 MOST_LIKELY = 10  # characters in a plot of temperatures
 CUTS = [{"top_k": 3}, {"top_p": 0.9}]  # shown beside the temperatures
-MARKERS = ["o", "^", "s", "x", "D", "v", "P", "*"]  # of runs, in case the colors are not seen
-DASHES = ["-", "--", "-.", ":"] * 2
+MARKERS = ["o", "^", "s", "x", "D", "v", "P"]  # of runs, in case the colors are not seen
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,8 @@ def prepare(options_class, arguments, study):
     options = read_options(arguments, options_class, f"-m study {study}")
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint, output = read_checkpoint(path), options.output or path.parent / f"{study}.png"
-    return (
-        options,
-        output,
-        checkpoint,
-        network_of(checkpoint),
-        Tokenizer(checkpoint["meta"]["vocab"]),
-    )
+    network, tokenizer = network_of(checkpoint), Tokenizer(checkpoint["meta"]["vocab"])
+    return options, output, checkpoint, network, tokenizer
 
 
 def save(path, draw, *arguments):
@@ -57,16 +51,14 @@ def save(path, draw, *arguments):
     print(path)
 
 
-def visible(character, missing=()):
-    """A character as a label: a symbol for a space or a newline, an escape for other controls, the
-    code point if no font has it."""
-    symbols = {" ": "␣", "\n": "↵", **{one: f"U+{ord(one):04X}" for one in missing}}
+def visible(character):
+    """A character as a label: a symbol for a space or a newline, an escape for other controls."""
+    symbols = {" ": "␣", "\n": "↵"}
     return symbols.get(character, character if character.isprintable() else ascii(character)[1:-1])
 
 
 def fonts_for(characters):
-    """Return the names of installed fonts that have these characters, and those that none has."""
-    import_matplotlib()
+    """The names of installed fonts that have these characters; what none has is shown as a box."""
     from matplotlib.font_manager import fontManager, get_font
 
     names, missing = [], {character for character in characters if character.isprintable()}
@@ -80,7 +72,9 @@ def fonts_for(characters):
             if found and font.scalable:  # fonts of colored pictures are not
                 names.append(entry.name)
                 missing -= found
-    return names, missing
+    if missing:
+        show(f"note: no font that is installed here has {list_characters(missing)}")
+    return names
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ def telling_heads(before, distance):
 def attention_figure(weights, text, heads):
     """A heat map for each (layer, head) of `heads`. The last row is marked: its character predicts
     the next one. weights: (n_layer, n_head, T, T)."""
-    fonts, missing = fonts_for(text)
+    fonts = fonts_for(text)
     from matplotlib.colors import PowerNorm
 
     T, columns = len(text), min(len(heads), weights.shape[1])
@@ -135,14 +129,13 @@ def attention_figure(weights, text, heads):
     figure = new_figure(*size, "Attention weights: where each character looks", fonts)
     panels = figure.subplots(rows, columns, squeeze=False)
     shade = PowerNorm(0.5, 0, 1)  # the square root, so that small weights are visible
-    labels = [visible(character, missing) for character in text]
+    labels = [visible(character) for character in text]
     for axes, (layer, head) in zip(panels.flat, heads, strict=True):
         image = axes.imshow(weights[layer, head].numpy(), cmap="Greys", norm=shade)
         axes.set_title(f"layer {layer + 1}, head {head + 1}")
         axes.axhspan(T - 1.5, T - 0.5, fill=False, edgecolor=COLORS[1], linewidth=2.5)
         axes.set(xticks=range(T), yticks=range(T), xticklabels=labels, yticklabels=labels)
         axes.tick_params(length=0, pad=2, labelsize=10)
-        axes.tick_params(axis="x", rotation=90 if missing else 0)
     figure.supylabel("the character that looks")
     figure.supxlabel("the character that it looks at")
     figure.colorbar(image, ax=panels, label="weight (on a square-root scale)", shrink=0.6)
@@ -164,26 +157,25 @@ def embeddings_figure(vectors, vocab):
     (V, C) are divided by their lengths first, because those of rare characters are long."""
     vectors = vectors / (1e-9 + np.linalg.norm(vectors, axis=1, keepdims=True))
     positions, fractions = principal_components(vectors)
-    fonts, missing = fonts_for(vocab)
+    fonts = fonts_for(vocab)
     figure = new_figure(10, 7.5, "The characters, near those with similar embeddings", fonts)
     axes, beside = figure.subplots(1, 2, width_ratios=[5, 2])
     places = spread(positions, 0.035 * np.ptp(positions, axis=0).max())
-    labels = [visible(character, missing) for character in vocab]
+    labels = [visible(character) for character in vocab]
     for kind, color in zip(KINDS, COLORS, strict=False):
         members = [i for i, character in enumerate(vocab) if kind_of(character) == kind]
         axes.scatter(*places[members].T, color=color, s=0, label=kind)  # a text sets no limits
         for i in members:
-            size = 14 if len(labels[i]) == 1 else 7
-            axes.text(*places[i], labels[i], color=color, size=size, ha="center", va="center")
+            axes.text(*places[i], labels[i], color=color, size=14, ha="center", va="center")
     axes.set_aspect("equal", adjustable="datalim")  # so that what looks near is near
     axes.set_xlabel(f"first principal component ({fractions[0]:.0%} of the variance)")
     axes.set_ylabel(f"second ({fractions[1]:.0%})")
     axes.legend(labelcolor="markerfacecolor", handlelength=0)
 
     similar = vectors @ vectors.T - 3 * np.eye(len(vocab))  # (V, V): cosines; itself comes last
-    nearest = np.argsort(-similar, axis=1)[: MOST_LISTED // (2 if missing else 1), :4]
+    nearest = np.argsort(-similar, axis=1)[:MOST_LISTED, :4]
     lines = [f"{labels[i]}  {' '.join(labels[j] for j in row)}" for i, row in enumerate(nearest)]
-    half = len(lines) if missing else math.ceil(len(lines) / 2)  # code points are long
+    half = math.ceil(len(lines) / 2)
     for x, part in ((0, lines[:half]), (0.5, lines[half:])):
         family = ["DejaVu Sans Mono", *fonts]
         beside.text(x, 1, "\n".join(part), size=10, family=family, va="top")
@@ -213,9 +205,8 @@ def temperature_figure(logits, vocab, text, settings):
     keyword arguments of next_probabilities(). logits: (1, V)."""
     order = logits[0].topk(min(MOST_LIKELY, len(vocab))).indices  # (<= MOST_LIKELY,)
     likely, text = [vocab[i] for i in order], text[-50:]
-    fonts, missing = fonts_for([*likely, *text])
-    labels = [*(visible(character, missing) for character in likely), "all others"]
-    text = "".join("□" if character in missing else character for character in text)
+    fonts = fonts_for([*likely, *text])
+    labels = [*map(visible, likely), "all others"]
     width = max(5, 2 * len(settings))
     figure = new_figure(width, 4.5, f"The next character after {text!r}", fonts)
     panels = figure.subplots(1, len(settings), sharex=True, sharey=True, squeeze=False)[0]
@@ -244,28 +235,13 @@ class RunsOptions:
 
 def runs(arguments):
     """Plot the losses of several runs: python -m study runs out/a out/b."""
-    folders = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
-    program, rest = "-m study runs out/a out/b", arguments[len(folders) :]
-    options = read_options(rest, RunsOptions, program)
-    if not 1 <= len(folders) <= len(COLORS):
-        raise UsageError(f"1 to {len(COLORS)} folders are needed, as in python {program}")
+    folders, options = read_folders(arguments, RunsOptions, "runs")
     save(options.output, runs_figure, of_each(folders, read_log))
 
 
-def of_each(folders, read):
-    """{folder: read(folder)} of those that can be read, with a note on each other one. UserError if
-    none can be."""
-    found, problems = {}, []
-    for folder in folders:
-        try:
-            found[folder] = read(folder)
-        except UserError as error:
-            problems.append(error)
-    if not found:
-        raise problems[0]
-    for problem in problems:
-        show(f"note: {problem}")
-    return found
+def look_of(i):
+    """The color and the marker of run i, from 0. They are 8 and 7: the first 56 runs differ."""
+    return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 def runs_figure(logs):
@@ -274,30 +250,18 @@ def runs_figure(logs):
     panels = figure.subplots(1, 2, sharey=True)
     for axes, unit in zip(panels, ("step", "seconds"), strict=True):
         for i, (name, log) in enumerate(logs.items()):
-            look = {"color": COLORS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
             label = f"{name}: {min(log['val_loss']):.4f}"
-            axes.plot(log[unit], log["val_loss"], lw=2, ms=7, label=label, **look)
-            axes.plot(log[unit], log["train_loss"], lw=1, ms=3, **look)
+            axes.plot(log[unit], log["val_loss"], lw=2, ms=7, label=label, **look_of(i))
+            axes.plot(log[unit], log["train_loss"], lw=1, ms=3, **look_of(i))
         axes.grid(axis="y")
         axes.set(xlabel=unit, xlim=(0, None))
     # The losses at step 0 may lie outside: they are so high that all others would look alike.
     later = [loss for log in logs.values() for loss in log["val_loss"][1:] or log["val_loss"]]
     panels[0].set(ylabel="loss (nats per character)", ylim=(None, max(later) + 0.1))
-    look = {"title": "a run, and its lowest validation loss", "ncols": 2}
-    entries = panels[0].get_legend_handles_labels()
-    figure.legend(*entries, loc="outside lower center", **look)
-    return figure
-
-
-def rates_figure(rates, losses, proposal):
-    """The loss over the learning rate (two lists), with its lowest point and the proposed rate."""
-    figure = new_figure(8, 4.5, "The loss while the learning rate rises")
-    axes = figure.subplots()
-    axes.plot(rates, losses, color=COLORS[2])
-    loss, rate = min(zip(losses, rates, strict=True))
-    axes.plot(rate, loss, "o", color=COLORS[1], markersize=9, label=f"lowest at {rate:.1e}")
-    axes.axvline(proposal, color="0.3", ls="--", label=f"a third of that: {proposal:.1e}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss (nats per character)")
-    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
-    axes.legend()
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        title="a run, and its lowest validation loss",
+        loc="outside lower center",
+        ncols=2,
+    )
     return figure

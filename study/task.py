@@ -5,7 +5,6 @@ import contextlib
 import copy
 import csv
 import inspect
-import json
 import multiprocessing
 import os
 import re
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from quill.settings import read_options
 from quill.terminal import UsageError, UserError, did_you_mean
 from study import solutions
+from study.folders import split_arguments
 from study.mistakes import MISTAKES
 
 FOLDER = Path("tasks")  # of the learner; git ignores it
@@ -35,10 +35,9 @@ RESULTS = {"batch_at": "xy", "adamw_step": "wms"}  # the names of several result
 @dataclass(frozen=True)
 class TaskOptions:
     check: bool = False  # test what is there, with status 0 only if all of it is right
-    json: bool = False  # the same, printed as JSON
     hint: bool = False  # print a hint
     solution: bool = False  # print the solution
-    grade: bool = False  # run and test what is in a folder of students' folders, and print a CSV
+    grade: str = ""  # a folder with a folder for each student: test them all, and print a CSV
 
 
 def task(arguments):
@@ -49,34 +48,30 @@ def task(arguments):
     python -m study task attention --check    tests what you wrote
     python -m study task --grade FOLDER       tests what a class wrote
     """
-    names = [word for word in arguments if not word.startswith("-")]
-    rest = [word for word in arguments if word.startswith("-")]
+    names, rest = split_arguments(arguments)
     options = read_options(rest, TaskOptions, "-m study task [NAME]")
-    if (options.hint or options.solution or options.grade) and not names:
-        raise UsageError("name a task or a folder: python -m study task attention --hint")
     for name in names:
-        if name not in SOURCES and not options.grade:
+        if name not in SOURCES:
             hint = did_you_mean(name, SOURCES)
             raise UsageError(f"unknown task {name!r}{hint}; python -m study task lists them")
     if options.grade:
-        grade(names)
-    elif options.hint or options.solution:
-        for name in names:
-            source = SOURCES[name]
-            print(" ".join(HINT.search(source)[1].split()) if options.hint else source)
-    elif names and not (options.check or options.json):
+        grade(Path(options.grade))
+    elif options.hint:
+        for name in names or SOURCES:
+            print(" ".join(HINT.search(SOURCES[name])[1].split()))
+    elif options.solution:
+        for name in names or SOURCES:
+            print(SOURCES[name])
+    elif names and not options.check:
         for name in names:
             begin(name)
     else:
-        results = {name: examine(name, FOLDER / f"{name}.py") for name in names or SOURCES}
-        done = list(results.values()).count("done")
-        if options.json:
-            print(json.dumps(results, indent=4))
-        else:
-            for name, result in results.items():
-                print(f"{name:<18} {result}")
-            print(f"{done} of {len(results)} done; python -m study task NAME begins one")
-        if done < len(results) and (options.check or options.json):
+        results = [examine(name, FOLDER) for name in names or SOURCES]
+        for name, result in zip(names or SOURCES, results, strict=True):
+            print(f"{name:<18} {result}")
+        done = results.count("done")
+        print(f"{done} of {len(results)} done; python -m study task NAME begins one")
+        if done < len(results) and options.check:
             sys.exit(1)
 
 
@@ -91,22 +86,23 @@ def begin(name):
     print(f"{path}: replace its last line, then: python -m study task {name} --check")
 
 
-def grade(folders):
-    """Print a CSV with a row for each student's folder in them: its files, or its FOLDER's."""
-    students = [path for folder in folders for path in Path(folder).glob("[!._]*") if path.is_dir()]
+def grade(folder):
+    """Print a CSV with a row for each student's folder in it: its files, or its FOLDER's."""
+    students = [path for path in sorted(folder.glob("[!._]*")) if path.is_dir()]
     if not students:
-        raise UserError(f"no folders in {', '.join(folders)}: each student should have one there")
+        raise UserError(f"no folders in {folder}: each student should have one there")
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["student", "done", *SOURCES])
-    for student in sorted(students):
+    for student in students:
         place = student / FOLDER if (student / FOLDER).is_dir() else student
-        results = [examine(name, place / f"{name}.py") for name in SOURCES]
+        results = [examine(name, place) for name in SOURCES]
         table.writerow([student.name, results.count("done"), *results])
         sys.stdout.flush()
 
 
-def examine(name, path):
+def examine(name, folder):
     """What is to be said about a file: "done", "open", or "wrong: " and what is wrong with it."""
+    path = folder / f"{name}.py"
     if not path.exists():
         return "open"
     # A fork has torch already, a new Python imports it in seconds; only Linux forks safely.
@@ -117,14 +113,11 @@ def examine(name, path):
             return pool.apply_async(state_of, [name, path]).get(SECONDS)
         except multiprocessing.TimeoutError:
             return f"wrong: no result in {SECONDS} seconds: an endless loop, or an end of Python?"
-        except Exception as error:  # of comparing what was returned, an odd tensor, say
-            return f"wrong: what it returns cannot be compared: {in_a_sentence(error, path)}"
 
 
 def state_of(name, path):
     """What is to be said about a file, in the process that runs it."""
     inputs, found, where = cases(name), [], ""
-    right = [getattr(solutions, name)(*arguments) for arguments in inputs.values()]
     try:
         if problem := forbidden_call(name, ast.parse(path.read_bytes())):
             return f"wrong: {problem}"
@@ -140,7 +133,8 @@ def state_of(name, path):
         return f"wrong: {where}it ends the program: a function should return its result"
     except Exception as error:  # of what the learner wrote
         return f"wrong: {where}{in_a_sentence(error, path)}"
-    for description, one, expected in zip(inputs, found, right, strict=True):
+    for (description, arguments), one in zip(inputs.items(), found, strict=True):
+        expected = getattr(solutions, name)(*arguments)
         if problem := difference(one, expected, RESULTS.get(name, "")):
             known = known_mistake(name, inputs, found)
             said = f"this is what comes out {known}. For " if known else "for "
@@ -162,9 +156,6 @@ def in_a_sentence(error, path):
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = lines[-1] if lines else getattr(error, "lineno", None)  # a SyntaxError has its own
     text = f"{type(error).__name__}: {getattr(error, 'msg', error)}".splitlines()[0]
-    for needed in HEAD.splitlines():
-        if isinstance(error, NameError) and needed.endswith(f" {error.name}"):
-            text += f"; write at the top of the file: {needed}"
     return f"line {line}: {text}" if line else text
 
 

@@ -1,7 +1,5 @@
 """study/task.py: a right solution passes, and the mistake in a wrong one is named."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,7 +42,7 @@ SENTENCES = {  # {a solution of softmax: what is said about it}
     "def soft_max(z): return z": "there is no function softmax in ",
     "def softmax(z): exit()": "for 5 scores, it ends the program",
     "def softmax(z): return z[": "line 7: SyntaxError: '[' was never closed",
-    "del F\ndef softmax(z): return F.relu(z)": "line 8: NameError: name 'F' is not defined; write",
+    "del F\ndef softmax(z): return F.relu(z)": "line 8: NameError: name 'F' is not defined",
     "def softmax(z): return [z, z]": "for 5 scores, a list is returned where a tensor should be",
     "def softmax(z): return z - math.nan": "for 5 scores, entry (0,) is nan (from 0 / 0",
 }
@@ -97,8 +95,8 @@ def test_check_ends_with_0_only_if_all_is_right(tmp_path, capsys, monkeypatch):
     main(["task", "softmax", "--check"])
     assert "1 of 1 done" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="1"):
-        main(["task", "softmax", "embed", "--json"])
-    assert json.loads(capsys.readouterr().out) == {"softmax": "done", "embed": "open"}
+        main(["task", "--check"])
+    assert "1 of 14 done" in capsys.readouterr().out
 
 
 def test_grade_prints_a_csv_and_no_file_stops_the_others(tmp_path, capsys, monkeypatch):
@@ -111,9 +109,3 @@ def test_grade_prints_a_csv_and_no_file_stops_the_others(tmp_path, capsys, monke
     rows = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
     assert [row[:2] for row in rows] == [["a", "1"], ["b", "1"]]
     assert all("no result in 1 second" in row[2] for row in rows)
-
-
-def test_result_that_cannot_be_compared_is_said(tmp_path):
-    path = tmp_path / "rotate.py"
-    path.write_text("import torch\ndef rotate(x): return torch.empty(x.shape, device='meta')")
-    assert "cannot be compared" in task.examine("rotate", path)

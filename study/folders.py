@@ -1,0 +1,48 @@
+"""Runs that a command line names by their folders: python -m study STUDY out/a out/b --name=value.
+
+A folder that cannot be read stops no other.
+"""
+
+import itertools
+
+from quill.checkpoint import check_same_data, find_checkpoint, read_checkpoint
+from quill.settings import read_options
+from quill.terminal import UsageError, UserError, show
+
+
+def split_arguments(arguments):
+    """The words of a command line before the first option, and the rest."""
+    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    return words, arguments[len(words) :]
+
+
+def read_folders(arguments, options_class, study):
+    """Return the folders of a command line, and its options."""
+    folders, rest = split_arguments(arguments)
+    program = f"-m study {study} out/a out/b"
+    options = read_options(rest, options_class, program)
+    if not folders:
+        raise UsageError(f"name the folders of runs, as in python {program}")
+    return folders, options
+
+
+def of_each(folders, read, *given):
+    """{folder: read(folder, *given)} of those that can be read, with a note on each other one.
+    UserError if none can be."""
+    found, problem = {}, None
+    for folder in folders:
+        try:
+            found[folder] = read(folder, *given)
+        except UserError as error:
+            problem = UserError(f"{folder}: {error}")
+            show(f"note: {problem}")
+    if not found:
+        raise problem
+    return found
+
+
+def checkpoint_for(folder, data):
+    """The checkpoint of a run whose vocabulary is that of the dataset."""
+    checkpoint = read_checkpoint(find_checkpoint(folder))
+    check_same_data(checkpoint, data.meta, resume=False)
+    return checkpoint
