@@ -12,7 +12,6 @@ from quill import start
 start()
 
 from quill.hardware import errors_explained
-from quill.parallel import WORLD
 from quill.terminal import UsageError, did_you_mean, run_main
 from study import checks, counting, example, plots
 from study.compare import compare
@@ -38,8 +37,6 @@ def main(arguments):
     if name not in STUDIES:
         hint = did_you_mean(name, STUDIES)
         raise UsageError(f"unknown study {name!r}{hint}; python -m study lists them all")
-    if WORLD > 1:
-        raise UsageError("a study is for one process: leave torchrun out")
     with errors_explained():
         STUDIES[name](rest)
 

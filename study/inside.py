@@ -31,11 +31,21 @@ def attention_weights(network, idx):
     return torch.cat([outputs[name] for name in names])  # n_layer x (1, n_head, T, T)
 
 
-def habits_of_heads(network, windows):
-    """Where each head looks on average, over all but the first character of windows (B, T): (the
-    weight on the character before, the distance in characters), each (n_layer, n_head)."""
+def telling_heads(network, windows):
+    """Print and return two heads as (layer, head), from 0: on average over windows (B, T), the one
+    that looks most at the character before, and the one that looks furthest back."""
     weights = sum(attention_weights(network, idx[None]) for idx in windows) / len(windows)
     positions = torch.arange(windows.shape[1])  # (T,)
     distances = (positions[:, None] - positions).float()  # (T, T), from each to each
-    before = weights.diagonal(-1, dim1=2, dim2=3).mean(dim=2)  # (n_layer, n_head, T - 1) before
-    return before, (weights * distances).sum(dim=3)[:, :, 1:].mean(dim=2)
+    # The first character of a window has none before it.
+    before = weights.diagonal(-1, dim1=2, dim2=3).mean(dim=2)  # (n_layer, n_head)
+    distance = (weights * distances).sum(dim=3)[:, :, 1:].mean(dim=2)  # (n_layer, n_head)
+    near, far = (divmod(int(habit.argmax()), habit.shape[1]) for habit in (before, distance))
+    print(f"{name_of(*near)}: a weight of {before[near]:.2f} on the character before, on average")
+    print(f"{name_of(*far)}: {distance[far]:.2f} characters back, on average")
+    return [near, far]
+
+
+def name_of(layer, head):
+    """A head in words, counted from 1."""
+    return f"layer {layer + 1}, head {head + 1}"

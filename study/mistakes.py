@@ -6,6 +6,7 @@ softmax | z - z.max() | z | without subtracting the largest score, so exponentia
 softmax | powers / powers.sum() | powers | without the division by the sum
 softmax | torch.exp(z - z.max()) | z | without the exponential
 cross_entropy | .mean() | .sum() | with the sum over the N answers, not their mean
+cross_entropy | -p.log().mean() | -p.mean().log() | with the log of the mean, not the mean of logs
 cross_entropy | dim=1 | dim=0 | with the softmax over dim 0: each row, dim 1, should sum to 1
 cross_entropy | -p.log() | p.log() | without the minus sign
 cross_entropy | .log() | .log2() | with log2: this is in bits, not in nats
@@ -13,6 +14,8 @@ cross_entropy | .softmax(dim=1) | | without the softmax: logits are not probabil
 cross_entropy | [torch.arange(len(targets)), targets] | | with all of each row, not the answer alone
 bigram_counts | [first, second] | [second, first] | with rows and columns swapped
 bigram_counts | += 1 | = 1 | when a pair that comes again is not counted again
+bigram_counts | torch.zeros | torch.ones | when the counts begin at 1, not at 0
+bigram_counts | return counts | return counts / counts.sum(1, True) | with each row over its sum
 bigram_counts | ids[:-1], ids[1:], strict=True | ids[:-2], ids[1:] | without the last pair
 bigram_counts | ids[:-1], ids[1:] | ids, ids[1:] + ids[:1] | when the first id follows the last one
 embed | table[ids] | torch.eye(len(table))[ids] | with one-hot vectors, not multiplied by the table
@@ -28,12 +31,15 @@ rotate | a * cos - b * sin | a * cos + b * sin | with a plus in the first half
 rotate | b * cos + a * sin | b * cos - a * sin | with a minus in the second half
 rotate | -2 * | -1 * | with the exponents -i / D, not -2 i / D
 rotate | -2 * | -4 * | with the exponents -4 i / D, not -2 i / D
+rotate | arange(T) | arange(1, T + 1) | with the positions 1 to T, not 0 to T - 1
 rotate | : D // 2], x[:, D // 2 :] | ::2], x[:, 1::2] | with neighboring entries of x as pairs
 rotate | dim=1) | dim=1).view(T, 2, D // 2).mT.flatten(1) | with each pair's results side by side
 attention | / math.sqrt(D) | | without the division by sqrt(D)
 attention | math.sqrt(D) | D | with a division by D, not by sqrt(D)
 attention | math.sqrt(D) | math.sqrt(T) | with a division by sqrt(T), not by sqrt(D)
 attention | q @ k.T | k @ q.T | with q and k swapped
+attention | @ v | @ k | with the keys in place of the values
+attention | q @ k.T | q @ v.T | with the values in place of the keys
 attention | .masked_fill(future, -math.inf) | | without the mask
 attention | -math.inf | 0 | with hidden scores of 0, not minus infinity: e^0 is 1
 attention | triu(1) | triu(0) | when the mask hides each position from itself, too
@@ -49,9 +55,12 @@ feed_forward | / math.sqrt(2) | | without the division by sqrt(2)
 feed_forward | erf(z / math.sqrt(2)) | tanh(.79788 * (z + .044715 * z**3)) | with tanh, not erf
 feed_forward | z * (1 | (1 | without the factor z: GELU is z times the area
 feed_forward | z * (1 + torch.erf(z / math.sqrt(2))) / 2 | z.relu() | with ReLU, not GELU
+feed_forward | (1 + torch.erf(z / math.sqrt(2))) / 2 | z.sigmoid() | with SiLU, not GELU
+feed_forward | (1 + torch.erf(z / math.sqrt(2))) / 2 | (1.702 * z).sigmoid() | with sigmoid, not erf
 feed_forward | * (1 + torch.erf(z / math.sqrt(2))) / 2 | | without GELU
 batch_at | [:, 1:] | [:, :-1] | when y is x: it should be one position further
 batch_at | [:, :-1], windows[:, 1:] | [:, 1:], windows[:, :-1] | with x and y swapped
+batch_at | windows[:, 1:] | windows[:, :-1].roll(-1, 1) | with x rolled, not cut anew
 batch_at | block_size + 1 | block_size | with windows of block_size ids: one more is needed
 learning_rate | step + 1 | step | with a rate of 0 at step 0
 learning_rate | (warmup_iters + 1) | warmup_iters | when the peak is reached one step early
@@ -60,6 +69,9 @@ learning_rate | * (max_iters - step) / (max_iters - warmup_iters) | | without th
 learning_rate | (max_iters - warmup_iters) | max_iters | with the decay divided by max_iters alone
 learning_rate | peak * | | without the peak: this is the factor alone
 adamw_step | g**2 | g | without the square of g in s
+adamw_step | torch.sqrt( | ( | without the root of s
+adamw_step | m = b | beta1, beta2 = beta2, beta1; m = b | with beta1 and beta2 swapped
+adamw_step | - lr * mean | + lr * mean | with a step up, along the gradient, not against it
 adamw_step | m / (1 - beta1**step) | m | without the bias correction of m
 adamw_step | s / (1 - beta2**step) | s | without the bias correction of s
 adamw_step | **step | | with beta, not beta to the power of step, in the bias correction

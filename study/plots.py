@@ -18,7 +18,7 @@ from quill.terminal import UsageError, UserError, show
 from sample import read_prompt
 from study.characters import KINDS, kind_of, principal_components, spread
 from study.folders import of_each, read_folders
-from study.inside import attention_weights, habits_of_heads
+from study.inside import attention_weights, name_of, telling_heads
 from tokenizer import Tokenizer, list_characters
 
 MOST_CHARACTERS = 40  # in a plot of attention: more would be too small to read
@@ -102,18 +102,8 @@ def attention(arguments):
         check_same_data(checkpoint, data.meta, resume=False)
         size = min(max(2, len(text)), len(data.val) - 1)
         pieces = torch.cat([batch[:, 1:] for batch in data.val.spread(size, MEAN_OF)])
-        heads = telling_heads(*habits_of_heads(network, pieces))
+        heads = telling_heads(network, pieces)
     save(path, attention_figure, weights, text, heads)
-
-
-def telling_heads(before, distance):
-    """Two heads as (layer, head), from 0: the one that looks most at the character before it, and
-    the one that looks furthest back. before, distance: what habits_of_heads() returns."""
-    heads = [divmod(int(habit.argmax()), habit.shape[1]) for habit in (before, distance)]
-    (near, far), names = heads, [f"layer {layer + 1}, head {head + 1}" for layer, head in heads]
-    print(f"{names[0]}: a weight of {before[near]:.2f} on the character before, on average")
-    print(f"{names[1]}: {distance[far]:.2f} characters back, on average")
-    return heads
 
 
 def attention_figure(weights, text, heads):
@@ -132,7 +122,7 @@ def attention_figure(weights, text, heads):
     labels = [visible(character) for character in text]
     for axes, (layer, head) in zip(panels.flat, heads, strict=True):
         image = axes.imshow(weights[layer, head].numpy(), cmap="Greys", norm=shade)
-        axes.set_title(f"layer {layer + 1}, head {head + 1}")
+        axes.set_title(name_of(layer, head))
         axes.axhspan(T - 1.5, T - 0.5, fill=False, edgecolor=COLORS[1], linewidth=2.5)
         axes.set(xticks=range(T), yticks=range(T), xticklabels=labels, yticklabels=labels)
         axes.tick_params(length=0, pad=2, labelsize=10)

@@ -21,7 +21,7 @@ import train
 from model import next_probabilities, stream
 from page import page
 from quill.checkpoint import load, read_checkpoint
-from quill.terminal import UserError
+from quill.terminal import UsageError, UserError
 from study.inside import attention_weights
 
 
@@ -489,3 +489,11 @@ def test_hostile_text_is_shown_as_text(here, reader):
     reader.until((here / "my-gpt.html").exists)
     assert (here / "my-gpt.html").read_text(encoding="utf-8").count("</script") == 3
     assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))
+
+
+def test_option_that_a_page_would_ignore_is_refused(here):
+    for words in (["--text=small.txt"], ["--blank", "--out_dir=out/run"]):
+        with pytest.raises(UsageError, match="--blank"):
+            page.main(words)
+    with pytest.raises(UserError, match="^cannot read nosuch.txt"):
+        page.main(["--blank", "--text=nosuch.txt"])
