@@ -9,13 +9,12 @@ from quill.checkpoint import network_of
 from quill.dataset import open_dataset
 from quill.figures import new_figure
 from study.counting import LONGEST, count_dataset
-from study.folders import checkpoint_for, of_each, read_folders
+from study.folders import FolderOptions, checkpoint_for, of_each, read_folders
 from study.plots import look_of, save
 
 
 @dataclass(frozen=True)
-class ContextOptions:
-    dataset: str = "shakespeare_char"  # folder under data/: what the losses are measured on
+class ContextOptions(FolderOptions):
     output: str = "context.png"  # the PNG
 
 

@@ -4,10 +4,16 @@ A folder that cannot be read stops no other.
 """
 
 import itertools
+from dataclasses import dataclass
 
 from quill.checkpoint import check_same_data, find_checkpoint, read_checkpoint
 from quill.settings import read_options
 from quill.terminal import UsageError, UserError, show
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    dataset: str = "shakespeare_char"  # folder under data/: what the losses are measured on
 
 
 def split_arguments(arguments):

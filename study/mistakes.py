@@ -15,7 +15,7 @@ cross_entropy | [torch.arange(len(targets)), targets] | | with all of each row, 
 bigram_counts | [first, second] | [second, first] | with rows and columns swapped
 bigram_counts | += 1 | = 1 | when a pair that comes again is not counted again
 bigram_counts | torch.zeros | torch.ones | when the counts begin at 1, not at 0
-bigram_counts | return counts | return counts / counts.sum(1, True) | with each row over its sum
+bigram_counts | return counts | return counts / counts.sum(1, True) | with rows divided by the sum
 bigram_counts | ids[:-1], ids[1:], strict=True | ids[:-2], ids[1:] | without the last pair
 bigram_counts | ids[:-1], ids[1:] | ids, ids[1:] + ids[:1] | when the first id follows the last one
 embed | table[ids] | torch.eye(len(table))[ids] | with one-hot vectors, not multiplied by the table

@@ -1,6 +1,5 @@
 """Plots of what a network has learned, and of the losses of several runs."""
 
-import contextlib
 import math
 from dataclasses import dataclass
 
@@ -14,18 +13,21 @@ from quill.dataset import open_dataset
 from quill.figures import COLORS, new_figure
 from quill.log import read_log
 from quill.settings import read_options
-from quill.terminal import UsageError, UserError, show
+from quill.terminal import UsageError, UserError
 from sample import read_prompt
 from study.characters import KINDS, kind_of, principal_components, spread
 from study.folders import of_each, read_folders
 from study.inside import attention_weights, name_of, telling_heads
-from tokenizer import Tokenizer, list_characters
+from tokenizer import Tokenizer
 
 MOST_CHARACTERS = 40  # in a plot of attention: more would be too small to read
 MEAN_OF = 250  # pieces of the validation split: the heads to show are chosen by a mean over them
 MOST_LISTED = 70  # characters in the list beside the embeddings: more would not fit
 MOST_LIKELY = 10  # characters in a plot of temperatures
 CUTS = [{"top_k": 3}, {"top_p": 0.9}]  # shown beside the temperatures
+# For scripts that matplotlib's own font lacks: of Windows, macOS and Linux. Others show as boxes.
+FONTS = ["Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "Leelawadee UI", "Ebrima"]
+FONTS += ["Arial Unicode MS", "Noto Sans CJK SC", "Noto Sans Devanagari", "Noto Sans Thai"]
 MARKERS = ["o", "^", "s", "x", "D", "v", "P"]  # of runs, in case the colors are not seen
 
 
@@ -55,26 +57,6 @@ def visible(character):
     """A character as a label: a symbol for a space or a newline, an escape for other controls."""
     symbols = {" ": "␣", "\n": "↵"}
     return symbols.get(character, character if character.isprintable() else ascii(character)[1:-1])
-
-
-def fonts_for(characters):
-    """The names of installed fonts that have these characters; what none has is shown as a box."""
-    from matplotlib.font_manager import fontManager, get_font
-
-    names, missing = [], {character for character in characters if character.isprintable()}
-    # The usual font first. Last Resort has a box for every character.
-    for entry in sorted(fontManager.ttflist, key=lambda entry: entry.name != "DejaVu Sans"):
-        if not missing or "Last" in entry.name:
-            continue
-        with contextlib.suppress(OSError, RuntimeError):  # it is damaged, or was removed
-            font = get_font(entry.fname)
-            found = {character for character in missing if font.get_char_index(ord(character))}
-            if found and font.scalable:  # fonts of colored pictures are not
-                names.append(entry.name)
-                missing -= found
-    if missing:
-        show(f"note: no font that is installed here has {list_characters(missing)}")
-    return names
 
 
 @dataclass(frozen=True)
@@ -109,14 +91,13 @@ def attention(arguments):
 def attention_figure(weights, text, heads):
     """A heat map for each (layer, head) of `heads`. The last row is marked: its character predicts
     the next one. weights: (n_layer, n_head, T, T)."""
-    fonts = fonts_for(text)
     from matplotlib.colors import PowerNorm
 
     T, columns = len(text), min(len(heads), weights.shape[1])
     rows = len(heads) // columns
     inches = max(8 / columns, 0.15 * T) + 0.5  # of a heat map: its cells are as high as a label
     size = columns * inches + 1, rows * inches + 1
-    figure = new_figure(*size, "Attention weights: where each character looks", fonts)
+    figure = new_figure(*size, "Attention weights: where each character looks", FONTS)
     panels = figure.subplots(rows, columns, squeeze=False)
     shade = PowerNorm(0.5, 0, 1)  # the square root, so that small weights are visible
     labels = [visible(character) for character in text]
@@ -147,8 +128,7 @@ def embeddings_figure(vectors, vocab):
     (V, C) are divided by their lengths first, because those of rare characters are long."""
     vectors = vectors / (1e-9 + np.linalg.norm(vectors, axis=1, keepdims=True))
     positions, fractions = principal_components(vectors)
-    fonts = fonts_for(vocab)
-    figure = new_figure(10, 7.5, "The characters, near those with similar embeddings", fonts)
+    figure = new_figure(10, 7.5, "The characters, near those with similar embeddings", FONTS)
     axes, beside = figure.subplots(1, 2, width_ratios=[5, 2])
     places = spread(positions, 0.035 * np.ptp(positions, axis=0).max())
     labels = [visible(character) for character in vocab]
@@ -167,7 +147,7 @@ def embeddings_figure(vectors, vocab):
     lines = [f"{labels[i]}  {' '.join(labels[j] for j in row)}" for i, row in enumerate(nearest)]
     half = math.ceil(len(lines) / 2)
     for x, part in ((0, lines[:half]), (0.5, lines[half:])):
-        family = ["DejaVu Sans Mono", *fonts]
+        family = ["DejaVu Sans Mono", *FONTS]
         beside.text(x, 1, "\n".join(part), size=10, family=family, va="top")
     beside.set_title("each character and\nthe nearest four")
     beside.set_axis_off()
@@ -195,10 +175,9 @@ def temperature_figure(logits, vocab, text, settings):
     keyword arguments of next_probabilities(). logits: (1, V)."""
     order = logits[0].topk(min(MOST_LIKELY, len(vocab))).indices  # (<= MOST_LIKELY,)
     likely, text = [vocab[i] for i in order], text[-50:]
-    fonts = fonts_for([*likely, *text])
     labels = [*map(visible, likely), "all others"]
     width = max(5, 2 * len(settings))
-    figure = new_figure(width, 4.5, f"The next character after {text!r}", fonts)
+    figure = new_figure(width, 4.5, f"The next character after {text!r}", FONTS)
     panels = figure.subplots(1, len(settings), sharex=True, sharey=True, squeeze=False)[0]
     for axes, setting in zip(panels, settings, strict=True):
         probabilities = next_probabilities(logits, **setting)[0]  # (V,)

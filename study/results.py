@@ -1,19 +1,12 @@
 """The losses of several checkpoints, measured here: which one is the best?"""
 
 import math
-from dataclasses import dataclass
 
 import train
 from quill import hardware
 from quill.checkpoint import find_checkpoint, network_of
 from quill.dataset import open_dataset
-from study.folders import checkpoint_for, of_each, read_folders
-
-
-@dataclass(frozen=True)
-class ResultsOptions:
-    dataset: str = "shakespeare_char"  # folder under data/: what the losses are measured on
-    device: str = "auto"  # auto (the fastest there is), cpu, cuda, cuda:1, mps
+from study.folders import FolderOptions, checkpoint_for, of_each, read_folders
 
 
 def results(arguments):
@@ -22,8 +15,8 @@ def results(arguments):
     A loss is measured on the validation split that is prepared here, whatever the checkpoint says.
     "With context" leaves out the predictions from less than half a block of context.
     """
-    folders, options = read_folders(arguments, ResultsOptions, "results")
-    data = open_dataset(options.dataset, hardware.pick_device(options.device))
+    folders, options = read_folders(arguments, FolderOptions, "results")
+    data = open_dataset(options.dataset, hardware.pick_device("auto"))
     rows = of_each(folders, measure, data)
     print("loss    with context   parameters   seconds   steps   checkpoint")
     for loss, context, parameters, seconds, step, name in sorted(rows.values(), key=worst_last):

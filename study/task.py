@@ -127,19 +127,19 @@ def state_of(name, path):
         for description, arguments in inputs.items():
             where = f"for {description}, "
             found.append(function(*copy.deepcopy(arguments)))
+        for (description, arguments), one in zip(inputs.items(), found, strict=True):
+            expected = getattr(solutions, name)(*arguments)
+            if problem := difference(one, expected, RESULTS.get(name, "")):
+                known = known_mistake(name, inputs, found)
+                said = f"this is what comes out {known}. For " if known else "for "
+                return f"wrong: {said}{description}, {problem}"
+        return "done"
     except NotImplementedError:
         return "open"
     except SystemExit:
         return f"wrong: {where}it ends the program: a function should return its result"
-    except Exception as error:  # of what the learner wrote
+    except Exception as error:  # of what the learner wrote, or of an odd tensor that it returned
         return f"wrong: {where}{in_a_sentence(error, path)}"
-    for (description, arguments), one in zip(inputs.items(), found, strict=True):
-        expected = getattr(solutions, name)(*arguments)
-        if problem := difference(one, expected, RESULTS.get(name, "")):
-            known = known_mistake(name, inputs, found)
-            said = f"this is what comes out {known}. For " if known else "for "
-            return f"wrong: {said}{description}, {problem}"
-    return "done"
 
 
 def forbidden_call(name, tree):

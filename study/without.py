@@ -1,7 +1,5 @@
 """What each part of a Transformer contributes: the loss without it."""
 
-from dataclasses import dataclass
-
 import torch
 
 import train
@@ -9,14 +7,9 @@ from model import GPT
 from quill.checkpoint import network_of
 from quill.dataset import open_dataset
 from quill.terminal import UserError
-from study.folders import checkpoint_for, of_each, read_folders
+from study.folders import FolderOptions, checkpoint_for, of_each, read_folders
 
 MEASURED_ON = 256  # windows of the validation split, spread evenly
-
-
-@dataclass(frozen=True)
-class WithoutOptions:
-    dataset: str = "shakespeare_char"  # folder under data/: what the losses are measured on
 
 
 def without(arguments):
@@ -25,7 +18,7 @@ def without(arguments):
     What a part adds to the residual stream is a product with a matrix. Here, the matrix, or the
     columns of it that belong to a head, are zeros for a moment.
     """
-    folders, options = read_folders(arguments, WithoutOptions, "without")
+    folders, options = read_folders(arguments, FolderOptions, "without")
     data = open_dataset(options.dataset)
     of_each(folders, print_losses, data)
 

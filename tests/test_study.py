@@ -7,7 +7,6 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -420,27 +419,6 @@ def test_plots_of_a_large_vocabulary_are_quick(tmp_path, monkeypatch, capsys):
     for study in ("embeddings", "temperature", "attention"):
         main([study, *([f"--start={chinese[:9]}"] if study != "embeddings" else [])])
     assert not capsys.readouterr().err and time.perf_counter() - started < 15  # 5 s for each
-
-
-@needs_matplotlib
-def test_fonts_are_added_for_characters_that_dejavu_lacks(monkeypatch, capsys):
-    from matplotlib import font_manager
-
-    fonts = {"Chinese": "a\u4e2d", "Last Resort": "\u0e01", "DejaVu Sans": "ab", "Damaged": 0}
-    fonts["Colored"] = "\u0e01"
-    entries = [SimpleNamespace(name=name, fname=name) for name in fonts]
-
-    def font(name):
-        if not fonts[name]:
-            raise RuntimeError
-        index = dict.fromkeys(map(ord, fonts[name]), 1).get
-        return SimpleNamespace(get_char_index=index, scalable=name != "Colored")
-
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", entries)
-    monkeypatch.setattr(font_manager, "get_font", font)
-    assert plots.fonts_for("ab\n") == ["DejaVu Sans"]
-    assert plots.fonts_for("ab\u4e2d\u0e01") == ["DejaVu Sans", "Chinese"]
-    assert "\u0e01" in capsys.readouterr().out
 
 
 def test_ngrams_of_a_long_text_count_a_part_of_it_and_say_so(workspace, monkeypatch, capsys):
