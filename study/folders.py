@@ -35,15 +35,16 @@ def read_folders(arguments, options_class, study):
 def of_each(folders, read, *given):
     """{folder: read(folder, *given)} of those that can be read, with a note on each other one.
     UserError if none can be."""
-    found, problem = {}, None
+    found, problems = {}, []
     for folder in folders:
         try:
             found[folder] = read(folder, *given)
         except UserError as error:
-            problem = UserError(f"{folder}: {error}")
-            show(f"note: {problem}")
+            problems.append(f"{folder}: {error}")
     if not found:
-        raise problem
+        raise UserError("; ".join(problems))
+    for problem in problems:
+        show(f"note: {problem}")
     return found
 
 
