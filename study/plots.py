@@ -33,15 +33,14 @@ MARKERS = ["o", "^", "s", "x", "D", "v", "P"]  # of runs, in case the colors are
 
 @dataclass(frozen=True)
 class PlotOptions:
-    out_dir: str = ""  # the run; empty: the newest one under out/
-    checkpoint: str = ""  # the file itself; empty: ckpt.pt of that run
+    out_dir: str = ""  # the run, or one of its checkpoints; empty: the newest one under out/
     output: str = ""  # the PNG; empty: the plot's name, in the run's folder
 
 
 def prepare(options_class, arguments, study):
     """Return the options, the path of the PNG, the checkpoint, its network and its tokenizer."""
     options = read_options(arguments, options_class, f"-m study {study}")
-    path = find_checkpoint(options.out_dir, options.checkpoint)
+    path = find_checkpoint(options.out_dir)
     checkpoint, output = read_checkpoint(path), options.output or path.parent / f"{study}.png"
     network, tokenizer = network_of(checkpoint), Tokenizer(checkpoint["meta"]["vocab"])
     return options, output, checkpoint, network, tokenizer
