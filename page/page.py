@@ -215,9 +215,9 @@ def main(arguments):
     if options.blank and (options.out_dir or options.checkpoint):
         raise UsageError("a blank page takes no checkpoint: leave out --blank, or the checkpoint")
     if options.blank:
-        text = read_text(options.text or str(BUNDLED))
+        text, _ = read_text(options.text or str(BUNDLED))
         return write(Path(options.output or "quillgpt.html"), collect_blank(text), weights="")
-    path = find_checkpoint(options.out_dir, options.checkpoint)
+    path = find_checkpoint(options.checkpoint or options.out_dir)
     checkpoint = read_checkpoint(path)
     kind = checkpoint["config"]["network"]
     if kind != "gpt":
