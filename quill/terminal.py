@@ -8,8 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
-# torchrun gives each process a rank. Only the first process prints.
-SILENT = os.environ.get("RANK", "0") != "0" and "MASTER_ADDR" in os.environ
+# torchrun gives each process of a run a rank. Only the first one prints and writes files.
+TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
+RANK = int(os.environ["RANK"]) if TORCHRUN else 0
 
 
 class UserError(Exception):
@@ -35,29 +36,42 @@ def run_main(main):
         finally:
             print(end="", flush=True)  # here, where an error can still be reported
             gc.freeze()  # else the collector looks at all of PyTorch once more at exit: 0.4 s
-    except UserError as error:
-        if not SILENT:  # the processes of a run usually fail together: one report is enough
-            before = erasing() if sys.stderr.isatty() else ""
-            print(f"{before}error: {one_line(error)}", file=sys.stderr)
-        sys.exit(error.status)
-    except MemoryError:
-        sys.exit("error: not enough memory")
+    except (UserError, MemoryError, RuntimeError) as error:
+        # The processes of a run usually fail together: only the first of them reports it.
+        show(f"error: {' '.join(explained(error).split())}", file=sys.stderr)
+        sys.exit(getattr(error, "status", 1))
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, the shells' convention
     except OSError as error:
         # Python would try to write the rest of the output once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):  # `python sample.py | head` is no error
-            where = f"{error.filename}: " if error.filename else ""  # not of a full disk
-            print(f"error: {where}{one_line(error.strerror or error)}", file=sys.stderr)
+            print("error:", *str(error).split(), file=sys.stderr)
         sys.exit(1)
+
+
+def explained(error):
+    """What to say about an error that the user can solve; any other is raised again."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if "gloo" in text or "NCCL" in text:
+        return "another process of this run has ended"
+    # Not "memory" alone: an illegal memory access is another matter.
+    phrases = ("out of memory", "allocate memory", "enough memory")
+    if not isinstance(error, MemoryError) and not any(phrase in text for phrase in phrases):
+        raise error
+    return (
+        "not enough memory: halve batch_size and double gradient_accumulation_steps (the same run "
+        "in smaller pieces), or make the network, the text or the number of samples smaller"
+    )
 
 
 def show(line, passing=False, file=None):
     """Print a line, to standard output or to `file`. On a terminal, the next line overwrites a
     `passing` one."""
     file = file or sys.stdout
-    if SILENT:
+    if RANK > 0:
         return
     if file and file.isatty():  # it is None if it was closed
         line = on_terminal(line, file)
@@ -76,12 +90,6 @@ def on_terminal(text, file=None):
     return re.sub(r"[\0-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
 
 
-def one_line(message):
-    """A message as one line, in which each character that nobody sees is an escape."""
-    line = " ".join(re.split(r"[ \t\r\n]+", str(message).strip(" \t\r\n")))
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
-
-
 def erasing():
     """What overwrites a passing line on a terminal. Spaces, because a notebook, which looks like a
     terminal to the programs in it, ignores the code that clears a line."""
@@ -94,8 +102,7 @@ def quoted(path):
     return f'"{path}"' if re.search(r"[^\w./:-]", path) else path
 
 
-def did_you_mean(name, known, form="{}"):
-    """A hint for an unknown name: the known one that is nearest, or '' if none is near. form: how
-    the hint writes it."""
+def did_you_mean(name, known):
+    """A hint for an unknown name: the known one that is nearest, or '' if none is near."""
     nearest = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {form.format(nearest[0])!r}?)" if nearest else ""
+    return f" (did you mean {nearest[0]!r}?)" if nearest else ""

@@ -11,7 +11,6 @@ from quill import start
 
 start()
 
-from quill.hardware import errors_explained
 from quill.parallel import WORLD
 from quill.terminal import UsageError, did_you_mean, run_main
 from study import checks, counting, example, plots
@@ -40,8 +39,7 @@ def main(arguments):
         raise UsageError(f"unknown study {name!r}{hint}; python -m study lists them all")
     if WORLD > 1:
         raise UsageError("a study is for one process: leave torchrun out")
-    with errors_explained():
-        STUDIES[name](rest)
+    STUDIES[name](rest)
 
 
 if __name__ == "__main__":
