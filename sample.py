@@ -52,7 +52,7 @@ class Options:
     def __post_init__(self):
         if self.init_from != "resume":
             raise ValueError("init_from: GPT-2 cannot be loaded here; --checkpoint names a file")
-        check_limits(self, ["num_samples", "max_new_tokens", "top_k"], at_most_one=["top_p"])
+        check_limits(self, ["num_samples", "max_new_tokens", "top_k"], ["top_p"])
 
 
 def read_prompt(start, tokenizer):
@@ -61,7 +61,7 @@ def read_prompt(start, tokenizer):
     if not start:
         prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
     elif start.startswith("FILE:"):
-        prompt = read_text(start.removeprefix("FILE:"))
+        prompt, _ = read_text(start.removeprefix("FILE:"))
         if not prompt:
             raise UserError(f"--start: {start} is empty")
     # A shell passes "\n" on as two characters; an accent is a part of its letter, or one by itself.
@@ -79,7 +79,7 @@ def read_prompt(start, tokenizer):
         raise UserError(f"--start: {error}; {known}") from error
 
 
-def write(network, tokenizer, prompt, idx, temperature, options):
+def write_samples(network, tokenizer, prompt, idx, temperature, options):
     """Print the texts. One is printed while it is generated; several are generated as one batch."""
     settings = {"temperature": temperature, "top_k": options.top_k, "top_p": options.top_p}
     settings["generator"] = torch.Generator(idx.device).manual_seed(options.seed)
@@ -99,7 +99,7 @@ def write(network, tokenizer, prompt, idx, temperature, options):
 
 def main(arguments):
     options = read_options(arguments, Options, "sample.py", ["compile"], __doc__)  # nanoGPT's
-    path = find_checkpoint(options.out_dir, options.checkpoint)
+    path = find_checkpoint(options.checkpoint or options.out_dir)
     checkpoint = read_checkpoint(path)
     tokenizer = Tokenizer(checkpoint["meta"]["vocab"])
     prompt, idx = read_prompt(options.start, tokenizer)
@@ -112,11 +112,10 @@ def main(arguments):
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     started = time.monotonic()
-    with hardware.errors_explained():
-        for temperature in options.temperature:
-            if len(options.temperature) > 1:
-                print(f"--- temperature {temperature:g} ---", file=sys.stderr, flush=True)
-            write(network, tokenizer, prompt, idx.to(device), temperature, options)
+    for temperature in options.temperature:
+        if len(options.temperature) > 1:
+            print(f"--- temperature {temperature:g} ---", file=sys.stderr, flush=True)
+        write_samples(network, tokenizer, prompt, idx.to(device), temperature, options)
     seconds = time.monotonic() - started
     count = len(options.temperature) * options.num_samples * options.max_new_tokens
     dtype = str(network.dtype).removeprefix("torch.")

@@ -77,7 +77,7 @@ def test_unknown_option_of_any_study_is_a_usage_error(here, name):
     ("status", "arguments", "message"),
     [
         (2, ["dry_run", "no_recipe.py"], "no_recipe.py"),
-        (2, ["dry_run", "--n_layers=2"], "--n_layer'"),
+        (2, ["dry_run", "--n_layers=2"], "'n_layer'"),
         (2, ["find_lr", "--batch_size=0"], "batch_size"),
         (2, ["temperature", "--temperature", "1", "x"], "temperature"),
         (2, ["attention", "--start=" + "a" * 17], "17 characters"),
