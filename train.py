@@ -11,7 +11,6 @@ from quill import start
 
 start()
 
-import contextlib
 import math
 import sys
 import time
@@ -25,10 +24,9 @@ from model import generate
 from networks import NetworkConfig, build
 from quill import checkpoint, hardware, log, parallel
 from quill.dataset import open_dataset
-from quill.files import locked
+from quill.files import locked, reading
 from quill.muon import Muon
 from quill.optimizers import Optimizers
-from quill.parallel import RANK
 from quill.settings import check_limits, read_settings
 from quill.terminal import UserError, run_main, show
 from tokenizer import Tokenizer
@@ -80,7 +78,7 @@ class Config(NetworkConfig):
     log_interval: int = 10  # steps between progress lines
 
     def __post_init__(self):
-        check_limits(self, at_least_one=COUNTS, below_one=["dropout", "beta1", "beta2"])
+        check_limits(self, at_least_one=COUNTS, at_most_one=["dropout", "beta1", "beta2"])
 
 
 # --- The batch and the learning rate of a step ------------------------------------------------
@@ -258,7 +256,7 @@ def evaluate(network, optimizer, data, config, state):
     state.log = [row for row in state.log if row[0] < state.step]  # a resume may repeat the last
     state.log += [[state.step, tokens, round(state.seconds, 2), lr, train_loss, val_loss]]
     sample = state.samples[state.step] = short_sample(network, data)
-    checkpoint.save("last.pt", network, config, data.meta, state, optimizer)
+    save_last(network, optimizer, data, config, state)
     if best:
         checkpoint.save("ckpt.pt", network, config, data.meta, state)
     log.write(config.out_dir, state)
@@ -268,10 +266,17 @@ def evaluate(network, optimizer, data, config, state):
         show(f"    | {line}")
 
 
+def save_last(network, optimizer, data, config, state):
+    """Save all that a resume needs, unless the run has diverged."""
+    check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
+    checkpoint.save("last.pt", network, config, data.meta, state, optimizer)
+
+
 def short_sample(network, data):
     """A few lines that the network writes now, always with the same random numbers."""
-    idx = torch.zeros(1, 1, dtype=torch.int64, device=data.device)  # a newline, in most texts
-    generator = torch.Generator(data.device).manual_seed(0)
+    device = data.train.device
+    idx = torch.zeros(1, 1, dtype=torch.int64, device=device)  # a newline, in most texts
+    generator = torch.Generator(device).manual_seed(0)
     network.eval()
     idx = generate(network, idx, 100, temperature=0.8, generator=generator)  # (1, 101)
     network.train()
@@ -294,7 +299,7 @@ def set_up(given):
     asked = Config(**given)  # says which checkpoint to start from, which passes on settings
     saved, resume = parallel.from_first_process(checkpoint.starting_point, asked)
     config = Config(**checkpoint.inherited(saved, asked, given, resume) | given)
-    device = parallel.own_device(hardware.pick_device(config.device))
+    device = hardware.pick_device(config.device)
 
     data = open_dataset(config.dataset, device)
     show(f"text:    {data}")
@@ -316,14 +321,13 @@ def set_up(given):
     optimizer, state = configure_optimizers(network, config), State()
     if resume:
         state = State(**saved["state"])
-        checkpoint.restore(saved, optimizer)
+        with reading("last.pt", maker="train.py"):  # it may be a copy of ckpt.pt
+            optimizer.load_state_dict(saved["optimizer"])
     return network, optimizer, data, config, state
 
 
 def train(network, optimizer, data, config, state, stop):
-    """Train to max_iters, or until stop, a parallel.StopRequest, has received a signal. Returns
-    that signal's number, or 0."""
-    check_schedule(config)
+    """Train to max_iters, or until a signal: returns its number, or 0. stop: a StopRequest."""
     forward = hardware.compiled(network, get_batch(data.train, config, 0), config)
     started = time.perf_counter() - state.seconds
     progress = log.Progress(state.step, config.max_iters, tokens_per_step(config))
@@ -334,8 +338,7 @@ def train(network, optimizer, data, config, state, stop):
             evaluate(network, optimizer, data, config, state)
             progress.restart(state.step)
         elif signal or extra:
-            check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
-            checkpoint.save("last.pt", network, config, data.meta, state, optimizer)
+            save_last(network, optimizer, data, config, state)
         if done or signal:
             return 0 if done else signal
 
@@ -367,21 +370,18 @@ def print_losses(network, data, config):
 def main(arguments):
     given, recipe = read_settings(arguments, Config, "train.py", NANOGPTS, __doc__)
     folder = given["out_dir"] = given.get("out_dir") or f"out/{recipe or 'run'}"
-    parallel.join_processes()
-    writes = RANK == 0 and not given.get("eval_only")
-    with hardware.errors_explained(), locked(folder) if writes else contextlib.nullcontext():
-        if writes:
-            checkpoint.refuse_to_overwrite(Config(**given))
+    if given.get("eval_only"):
+        network, _, data, config, _ = set_up(given)
+        return print_losses(network, data, config)
+    with parallel.processes(), locked(folder):
+        checkpoint.refuse_to_overwrite(Config(**given))
         network, optimizer, data, config, state = set_up(given)
-        if config.eval_only:
-            print_losses(network, data, config)
-            return parallel.leave_processes()
+        check_schedule(config)
         rest = "" if state.step < config.max_iters else "; a larger --max_iters goes further"
         show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
         with parallel.StopRequest() as stop:
             signal = train(network, optimizer, data, config, state, stop)
         log.print_end(state, folder, signal)
-    parallel.leave_processes()
     if signal:
         sys.exit(128 + signal)
 
