@@ -106,9 +106,8 @@ def main(arguments):
     device = hardware.pick_device(options.device)
     network = hardware.for_sampling(network_of(checkpoint), device, options.dtype)
     state, source = checkpoint["state"], checkpoint["meta"]["source"]
-    age = timedelta(seconds=round(time.time() - path.stat().st_mtime))
-    age = f"{age} old" if age >= timedelta(0) else f"{-age} in the future"
-    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}, {age}"
+    age = timedelta(seconds=max(0, round(time.time() - path.stat().st_mtime)))
+    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}, {age} old"
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     started = time.monotonic()

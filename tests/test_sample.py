@@ -106,11 +106,11 @@ def test_gpu_writes_the_most_likely_text_that_the_cpu_writes(here, capsys):
 
 def test_nanogpts_options_are_ignored_and_the_age_is_shown(here, capsys):
     plain = text(capsys)
-    for hours, age in ((25, "1 day, 1:00:00 old"), (-3, "3:00:00 in the future")):
-        changed = round(time.time()) - 3600 * hours
+    for hours, age in ((25, " 1 day, 1:00:0"), (-3, " 0:00:00 old")):  # -3: of another clock
+        changed = time.time() - 3600 * hours
         os.utime("out/run/ckpt.pt", (changed, changed))
         out, err = written(capsys, "--compile=False", "--init_from=resume", "--top_k=200")
-        assert out == plain and age.split(":")[0] in err and age.split()[-1] in err
+        assert out == plain and age in err
 
 
 PROMPTS = [  # a vocabulary, --start, the prompt, and what a note says about it
