@@ -41,7 +41,7 @@ def get_bytes(source):
         content = path.read_bytes()
     except OSError as error:
         hint = f" (its files: {path / '*.txt'})" if path.is_dir() else ""
-        raise UserError(f"cannot read {source or repr(source)}: {error.strerror}{hint}") from error
+        raise UserError(f"cannot read {source!r}: {error.strerror}{hint}") from error
     return content, path.name.encode("utf-8", "backslashreplace").decode()  # any name is stored
 
 

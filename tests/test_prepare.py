@@ -265,7 +265,7 @@ FILES = {
 }
 BAD = {  # a command line, and facts that the message must have
     "--source=nowhere.txt": ["nowhere.txt"],
-    "--source=data": ["data/*.txt"],
+    "--source=data": ["'data'", "data/*.txt"],
     "--source=": ["''"],
     "--source=~nobody/a.txt": ["~nobody/a.txt"],
     "--source=ftp://a/b.txt": ["ftp://a/b.txt"],

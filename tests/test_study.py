@@ -557,5 +557,5 @@ def test_option_that_a_page_would_ignore_is_refused(here):
     for words in (["--text=small.txt"], ["--blank", "--out_dir=out/run"]):
         with pytest.raises(UsageError, match="--blank"):
             page(words)
-    with pytest.raises(UserError, match="^cannot read nosuch.txt"):
+    with pytest.raises(UserError, match="^cannot read .nosuch.txt"):
         page(["--blank", "--text=nosuch.txt"])
