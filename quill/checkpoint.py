@@ -20,7 +20,7 @@ import torch
 
 from networks import NetworkConfig, build
 from quill.files import reading, replacing
-from quill.terminal import RANK, UserError, did_you_mean, quoted, show
+from quill.terminal import RANK, UserError, did_you_mean, show
 from tokenizer import Tokenizer, list_characters
 
 FORMAT = 7  # raise it whenever the format changes
@@ -79,7 +79,7 @@ def read_checkpoint(path):
     """
     place = Path(path)
     ours = place.name in ("ckpt.pt", "last.pt")
-    maker = f"python train.py --out_dir={quoted(place.parent)}" if ours else "train.py"
+    maker = f"python train.py --out_dir={place.parent}" if ours else "train.py"
     known = [run.as_posix() for run in Path("out").glob(f"*/{place.name}")]
     hint = "" if place.exists() else did_you_mean(place.as_posix(), known)
     with reading(f"checkpoint {path}{hint}", maker):

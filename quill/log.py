@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quill.figures import COLORS, matplotlib_installed, new_figure, optional, save_figure
 from quill.files import reading, replacing
-from quill.terminal import RANK, quoted, show
+from quill.terminal import RANK, show
 
 COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 
@@ -37,7 +37,7 @@ class Progress:
 def print_end(state, folder, signal):
     """Print how a run has ended, and what can be done next. state: a train.State."""
     if signal:
-        command = f"python train.py --init_from=resume --out_dir={quoted(folder)}"
+        command = f"python train.py --init_from=resume --out_dir={folder}"
         show(f"stopped after step {state.step}, and saved; to go on:  {command}")
         return
     show(f"done: {state.step} steps in {timedelta(seconds=round(state.seconds))}")
@@ -47,7 +47,7 @@ def print_end(state, folder, signal):
         why = "overfitting" if last[-2] < lowest[-2] else "the training loss has risen too"
         show(f"it was at step {lowest[0]}; since then {last[-1] - lowest[-1]:.2f} worse: {why}")
         show(f"the last weights are in {folder}/last.pt (sample.py --checkpoint)")
-    show(f"to generate text:  python sample.py --out_dir={quoted(folder)}")
+    show(f"to generate text:  python sample.py --out_dir={folder}")
 
 
 def write(folder, state):

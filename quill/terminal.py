@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-from pathlib import Path
 
 # torchrun gives each process of a run a rank. Only the first one prints and writes files.
 TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
@@ -94,12 +93,6 @@ def erasing():
     """What overwrites a passing line on a terminal. Spaces, because a notebook, which looks like a
     terminal to the programs in it, ignores the code that clears a line."""
     return f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r"
-
-
-def quoted(path):
-    """A path as any shell takes it: with forward slashes, and in quotes if it has a space."""
-    path = Path(path).as_posix()
-    return f'"{path}"' if re.search(r"[^\w./:-]", path) else path
 
 
 def did_you_mean(name, known):

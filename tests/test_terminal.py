@@ -1,15 +1,14 @@
 """quill/terminal.py: how programs end, and what they print."""
 
 import os
-import shlex
 import subprocess
 import sys
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from quill.terminal import did_you_mean, quoted
+from quill.terminal import did_you_mean
 
 PROGRAM = """
 import os, signal
@@ -167,9 +166,3 @@ def test_standard_output_may_be_no_file(stream):  # a notebook's, or none at all
     shown = "print(sys.stdout and sys.stdout.getvalue(), file=sys.stderr)"
     ended = run(f"import io, sys; sys.stdout = {stream}; {body}; {shown}")
     assert (ended.returncode, ended.stderr.strip()) == (0, "None" if stream == "None" else "hello")
-
-
-def test_quoted_path_is_one_word_for_every_shell():
-    assert quoted(PureWindowsPath(r"out\run")) == quoted(Path("out/run")) == "out/run"
-    for name in ("out/a b", "out/a(1)&", "out/caf\u00e9", "C:/Users/me"):
-        assert shlex.split(quoted(name)) == [name] and "'" not in quoted(name)

@@ -203,24 +203,15 @@ def test_float16_skips_a_step_whose_gradient_is_infinite(workspace, optimizer):
     assert not any(torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True))
 
 
-def test_the_loss_of_a_split_is_the_mean_over_its_characters(workspace):
+@pytest.mark.parametrize("skipped", [0, 8])
+def test_the_loss_of_a_split_is_the_mean_over_its_characters(workspace, skipped):
     network, _, data, _ = tiny_training("--dropout=0.5")
-    found = [estimate_loss(network, data.val.in_order(16)) for _ in range(2)]
-    assert found[0] == found[1] and network.training
+    found = estimate_loss(network, data.val.in_order(16, overlap=skipped), skipped)
+    assert network.training
     network.eval()
-    batches = [(b[:, :-1], b[:, 1:]) for b in data.val.in_order(16)]
-    assert len(batches[0][0]) != len(batches[-1][0])
-    sums = [network(idx, targets)[1].item() * targets.numel() for idx, targets in batches]
-    assert found[0] == pytest.approx(sum(sums) / (len(data.val) - 1))
-
-
-def test_the_loss_with_context_skips_the_first_predictions(workspace):
-    network, _, data, _ = tiny_training()
-    found = estimate_loss(network, data.val.in_order(16, overlap=8), skipped=8)
-    ids, losses = torch.from_numpy(data.val.ids.astype(np.int64)), []
-    network.eval()
-    for i in range(9, len(ids)):  # the windows begin at multiples of 8
-        start = (i - 9) // 8 * 8
+    ids, losses, apart = torch.from_numpy(data.val.ids.astype(np.int64)), [], 16 - skipped
+    for i in range(1 + skipped, len(ids)):
+        start = (i - 1 - skipped) // apart * apart  # of the window that counts character i
         logits = network(ids[None, start:i])[0][:, -1]
         losses.append(torch.nn.functional.cross_entropy(logits, ids[i : i + 1]).item())
     assert found == pytest.approx(np.mean(losses), abs=1e-6)
