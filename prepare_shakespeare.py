@@ -171,9 +171,9 @@ def read_vocab(name):
     path = Path(name)
     if path.suffix == ".pt":
         return read_checkpoint(path)["meta"]["vocab"]
-    return read_meta(path if path.suffix == ".json" else Path("data", path.name, "meta.json"))[
-        "vocab"
-    ]
+    if path.suffix != ".json":
+        path = Path("data", path.name, "meta.json")
+    return read_meta(path)["vocab"]
 
 
 def main(arguments):
