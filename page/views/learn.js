@@ -3,12 +3,10 @@
 // else it goes on with the one that is there: fine-tuning.
 
 import { can_learn } from "../learn.js";
-import { all, by_id, element, whole } from "./dom.js";
-import { kinds_of } from "./characters.js";
+import { all, by_id, describe_left_out, element, whole } from "./dom.js";
 import { show_loss } from "./loss.js";
 
 const MOST_CHARACTERS = 5000; // different ones: the embedding of more would take too long to learn
-const MOST_FREQUENT = 100; // characters in the plane, as in Python
 const MOST_COUNTED = 1e6; // characters of a text: more n-grams would take too much memory
 const PLENTY = 100000; // characters: more hardly helps so small a network
 
@@ -39,14 +37,16 @@ export class LearnView {
     by_id("learn-text").addEventListener("input", () => this.show_length());
     by_id("learn").addEventListener("click", () => this.learn());
     by_id("learn-pause").addEventListener("click", () => this.allow(this.held ? Infinity : 0));
-    by_id("learn-keep").addEventListener("click", () => page.ask_for_weights());
+    by_id("look-next").addEventListener("click", () => this.allow(1, by_id("look-matrix").value));
+    by_id("learn-keep").addEventListener("click", () => page.worker.postMessage({ kind: "pack" }));
     by_id("learn-file").addEventListener("change", ({ target }) => {
       this.open(target.files[0]);
       target.value = ""; // so that the same file can be opened again after an edit
     });
-    const box = by_id("learning");
-    box.addEventListener("dragover", (event) => event.preventDefault());
-    box.addEventListener("drop", (event) => {
+    // Anywhere: the browser would leave the page for a file that is dropped beside the box.
+    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("drop", (event) => {
+      if (!event.dataTransfer.files.length) return;
       event.preventDefault();
       this.open(event.dataTransfer.files[0]);
     });
@@ -58,10 +58,13 @@ export class LearnView {
   }
 
   show_length() {
+    const { data, ids } = this.page;
     const characters = Array.from(by_id("learn-text").value);
-    const numbers = [characters.length, new Set(characters).size, PLENTY].map(whole);
-    by_id("learn-length").textContent =
-      `${numbers[0]} characters, ${numbers[1]} different ones. ${numbers[2]} are plenty.`;
+    const [many, different, plenty] =
+      [characters.length, new Set(characters).size, PLENTY].map(whole);
+    const length = `${many} characters, ${different} different ones; ${plenty} are plenty.`;
+    const left_out = data.learn.sizes.length ? "" : describe_left_out(characters, ids);
+    by_id("learn-length").textContent = `${length} ${left_out}`;
   }
 
   learn() {
@@ -80,11 +83,10 @@ export class LearnView {
     const log = { step: [], train_loss: [], val_loss: [] };
     const source = `a text of ${whole(tokens.length)} characters`;
     const fresh = { step: 0, val_loss: null, log, batches: [], samples: [], counted: [], source };
-    page.use({ ...page.data, config, vocab, frequent: most_frequent(tokens), ...fresh });
+    page.use({ ...page.data, config, vocab, ...fresh });
     const seed = Math.floor(2 ** 31 * Math.random());
     const vocab_size = vocab.length;
-    const shown = kinds_of(page.data);
-    if (chosen) page.worker.postMessage({ kind: "create", config, vocab_size, seed, shown });
+    if (chosen) page.worker.postMessage({ kind: "create", config, vocab_size, seed });
     page.worker.postMessage({ kind: "learn", config, tokens, seed, run: ++this.run });
     page.start_over();
     this.count(tokens, vocab_size);
@@ -145,13 +147,6 @@ export class LearnView {
 function distinct(characters) {
   const number = (one) => one.codePointAt(0) ?? 0;
   return [...new Set(characters)].sort((a, b) => number(a) - number(b));
-}
-
-function most_frequent(tokens) {
-  const counts = new Map();
-  for (const id of tokens) counts.set(id, (counts.get(id) ?? 0) + 1);
-  const order = [...counts].sort(([, a], [, b]) => b - a).map(([id]) => id);
-  return order.slice(0, MOST_FREQUENT).sort((a, b) => a - b);
 }
 
 /** What is wrong with a text to learn from, and what to do about it: a sentence, or nothing. */
