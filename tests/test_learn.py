@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import HELPERS, PROGRAM, on_a_laptop, on_a_phone
+from browser import JavaScript, on_a_laptop, on_a_phone
 from conftest import ROOT
-from py_mini_racer import MiniRacer
 from selenium.webdriver.common.keys import Keys
 
 import train
@@ -23,24 +22,6 @@ sys.path.append(str(ROOT / "tools"))
 import kernels
 
 V = 11  # characters in the vocabulary; the arrays are padded to 16
-
-
-class JavaScript:
-    """The page's program in V8."""
-
-    def __init__(self):
-        self.engine = MiniRacer()
-        self.engine.eval(f"{PROGRAM} {HELPERS}; 0")
-
-    def run(self, statements):
-        self.engine.eval(f"{statements}; 0")
-
-    def value(self, expression):
-        convert = "(_, x) => ArrayBuffer.isView(x) ? Array.from(x) : x"
-        return json.loads(self.engine.eval(f"JSON.stringify({expression}, {convert})"))
-
-    def tensor(self, expression):
-        return torch.tensor(self.value(expression))
 
 
 @pytest.fixture(scope="module")

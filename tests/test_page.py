@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import DRAG, HELPERS, NEXT_FRAME, PROGRAM, on_a_laptop
+from browser import DRAG, NEXT_FRAME, JavaScript, on_a_laptop
 from conftest import random_ids, small_network
-from py_mini_racer import MiniRacer
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
@@ -24,24 +23,19 @@ from quill.terminal import UserError
 from study.inside import attention_weights
 
 
-class JavaScript:
+class Pair:
     """A network of PyTorch, its weights rounded to float16, and the same in JavaScript."""
 
     def __init__(self, **settings):
-        self.network, self.engine = small_network(**settings), MiniRacer()
+        self.network, js = small_network(**settings), JavaScript()
         with torch.no_grad():
             for parameter in self.network.parameters():
                 parameter.copy_(parameter.half())
         weights = json.dumps(page.pack_weights(self.network))
         config = f"{json.dumps(asdict(self.network.config))}, {self.network.vocab_size}"
-        self.engine.eval(f"{PROGRAM} {HELPERS}")
         for name in ("network", "other"):  # each holds one text
-            self.engine.eval(f"const {name} = load({config}, {weights}); 0")
-
-    def value(self, expression):
-        """What a JavaScript expression is, as Python's lists and numbers."""
-        convert = "(_, x) => ArrayBuffer.isView(x) ? Array.from(x) : x"
-        return json.loads(self.engine.eval(f"JSON.stringify({expression}, {convert})"))
+            js.run(f"const {name} = load({config}, {weights})")
+        self.value = js.value
 
 
 SHAPES = [{"position": "learned"}, {"position": "none"}, {"n_head": 1}]
@@ -55,12 +49,12 @@ LARGE |= {"scale": 2.0, "position": "rotary", "token_shift": True, "qk_norm": Tr
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
 def js(request):
-    return JavaScript(**request.param)
+    return Pair(**request.param)
 
 
 @pytest.mark.parametrize("settings", [*SHAPES, LARGE], ids=str)
 def test_javascript_logits_and_attention_equal_pytorch(settings):
-    js = JavaScript(**settings)
+    js = Pair(**settings)
     T = js.network.config.block_size
     idx = random_ids(js.network, rows=1, length=T)
     logits = js.network(idx)[0][0].detach()  # (T, V)
@@ -75,7 +69,7 @@ def test_javascript_logits_and_attention_equal_pytorch(settings):
 
 @torch.no_grad()
 def test_switched_off_head_equals_pytorch_without_its_output():
-    js = JavaScript(n_head=4)
+    js = Pair(n_head=4)
     idx = random_ids(js.network, rows=1, length=js.network.config.block_size)
     before, size = js.network(idx)[0], js.network.config.n_embd // 4
     projection = js.network.blocks[1].attention.projection
@@ -112,20 +106,8 @@ def test_prompt_is_predicted_from_half_a_window_or_more(js):
 
 def test_probe_of_the_same_network_is_the_same_within_rounding(js):
     difference = js.value(f"probe_difference(network, {json.dumps(page.probe(js.network))})")
-    assert difference < page_most_different() / 10
-
-
-def test_probe_is_far_off_if_javascript_computes_another_network():
-    js = JavaScript(position="rotary", scale=1.0)
-    squared = "for (let i = from; i < to; i++) y[i] = Math.max(0, x[i]) ** 2"
-    js.value(f"(gelu = (x, y, slope, from, to) => {{ {squared} }}, 0)")
-    difference = js.value(f"probe_difference(network, {json.dumps(page.probe(js.network))})")
-    assert difference > page_most_different()
-
-
-def page_most_different():
-    """The difference in nats from which the page says that it computes another network."""
-    return float(re.search(r"MOST_DIFFERENT = ([\d.]+)", page.read_program())[1])
+    limit = re.search(r"MOST_DIFFERENT = ([\d.]+)", page.read_program())[1]
+    assert difference < float(limit) / 10
 
 
 def test_text_changed_anywhere_equals_new_text(js):
@@ -158,13 +140,6 @@ def test_characters_are_drawn_with_their_probabilities():
     assert js.value("draw([0, 0.3, 0.6, 0], 0.9999)") == 2  # a sum a little below 1
 
 
-def test_float16_table_is_exact():
-    numbers = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
-    table = torch.tensor(JavaScript().value("float16_table()"))
-    finite = numbers.isfinite()
-    assert torch.equal(table[finite], numbers[finite].float())
-
-
 # --- The file ---------------------------------------------------------------------------------
 
 
@@ -173,6 +148,14 @@ def make_page():
     page.main(["--out_dir=out/run"])
     html = Path("out/run/page.html").read_text(encoding="utf-8")
     return html, json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL).group(1))
+
+
+def change_page(old, new):
+    """Replace a pattern in the file of the page of out/run."""
+    file = Path("out/run/page.html")
+    html, count = re.subn(old, new, file.read_text(encoding="utf-8"))
+    assert count == 1
+    file.write_text(html, encoding="utf-8")
 
 
 def change_checkpoint(change):
@@ -251,7 +234,7 @@ def test_bad_input_is_reported_and_writes_nothing(here):
     assert_reported("empty", "--blank", "--text=empty.txt")
     change_checkpoint(lambda checkpoint: checkpoint["weights"]["norm.weight"].fill_(70000.0))
     assert_reported("norm.weight")
-    for name, value in (("position", "sinusoidal"), ("bias", True), ("network", "bigram")):
+    for name, value in (("bias", True), ("position", "sinusoidal"), ("network", "bigram")):
         change_checkpoint(lambda checkpoint: checkpoint["config"].update({name: value}))  # noqa: B023
         assert_reported(f"--{name}={value}")
     assert not list(Path().rglob("*.html"))
@@ -277,29 +260,18 @@ def test_reader_writes_chooses_and_stops(here, reader):
     assert abs(reader.bars()[chosen] - before[chosen]) < 1e-9
 
     texts = []
-    for _ in range(2):  # the same seed writes the same text
+    for button in ("#write", "#write", "#another"):  # the same seed writes the same text
         reader.click("#again")
         reader.until(lambda: reader.text() == "KING: ")
-        reader.click("#write")
+        reader.click(button)
         reader.until(lambda: len(reader.text()) == 506)
         texts.append(reader.text())
-    assert texts[0] == texts[1]
+    assert texts[0] == texts[1] != texts[2]
+    reader.value("[1, 2].forEach(() => document.getElementById('write').click())")  # at once
+    reader.until(lambda: len(reader.text()) == 1506)
     reader.value("['write', 'stop'].map((id) => document.getElementById(id).click())")  # at once
     reader.until(lambda: reader.text_of("#status") != "Writing.")
-    assert len(reader.text()) < 1006
-
-
-@on_a_laptop
-def test_writes_in_a_row_are_all_done_and_seeds_differ(here, reader):
-    reader.open()
-    reader.type_prompt("KING: ")
-    reader.value("[1, 2].forEach(() => document.getElementById('write').click())")  # at once
-    reader.until(lambda: len(reader.text()) == 1006)
-    first = reader.text()
-    reader.click("#another")
-    reader.until(lambda: len(reader.text()) == 506)
-    reader.until(lambda: "Wrote 500" in reader.text_of("#status"))
-    assert reader.text() != first[:506] and reader.value("document.querySelector('#seed').value")
+    assert len(reader.text()) < 2006
 
 
 @on_a_laptop
@@ -317,21 +289,15 @@ def test_settings_out_of_range_are_named(here, reader):
 
 @on_a_laptop
 def test_slider_shows_the_text_of_each_evaluation(here, reader):
+    last = read_checkpoint("out/run/last.pt")
+    samples = last["state"]["samples"]
+    strange = {0: "क्या? हिन्दी", 3: "👩\u200d🚀\n", 6: "a\u202eb", 9: "x\x1b"}
+    samples.update(strange)  # one text, without labels for parts of it
+    torch.save(last, "out/run/last.pt")
     reader.open()
-    samples = read_checkpoint("out/run/last.pt")["state"]["samples"]
-    slider = reader.find("#sample-step")
     for place, (step, sample) in enumerate(samples.items()):
-        reader.value(DRAG, slider, place)
+        reader.value(DRAG, reader.find("#sample-step"), place)
         assert reader.text_of("#sample-shown").startswith(f"{step}:")
-        assert reader.text_of("#sample") == sample
-
-
-@on_a_laptop
-def test_sample_in_any_script_is_one_text_without_labels(here, reader):
-    reader.open()
-    for sample in ("क्या? हिन्दी", "👩\u200d🚀", "a\u202eb", "x\x1b"):
-        log = {"step": [0], "train_loss": [1], "val_loss": [1]}
-        reader.value("show_samples({samples: [[0, arguments[0]]], log: arguments[1]})", sample, log)
         shown = sample.replace("\u202e", r"\u202e").replace("\x1b", r"\u001b")
         assert reader.text_of("#sample") == shown
 
@@ -367,10 +333,7 @@ def test_files_are_read_wherever_dropped_and_after_an_edit(here, reader):
 @on_a_laptop
 def test_page_without_one_of_its_weights_says_so(here, reader):
     reader.open()
-    file = Path("out/run/page.html")
-    html = file.read_text(encoding="utf-8")
-    weights = re.search(r'id="weights">(.*?)</script>', html)[1]
-    file.write_text(html.replace(weights, weights[:-64]), encoding="utf-8")
+    change_page('(id="weights">.*).{64}</script>', r"\1</script>")
     reader.refresh()
     reader.until(lambda: reader.find("#failed").is_displayed())
     assert "weights" in reader.text_of("#failure")
@@ -381,15 +344,10 @@ def test_page_without_one_of_its_weights_says_so(here, reader):
 def test_page_of_another_network_than_the_trained_one_says_so(here, reader):
     reader.open()
     assert not reader.find("#differs").is_displayed()
-    file = Path("out/run/page.html")
-    html = file.read_text(encoding="utf-8")
-    data = re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1]
-    lied = json.loads(data)
-    lied["probe"]["surprises"][-1] += 0.1
-    file.write_text(html.replace(data, json.dumps(lied).replace("<", "\\u003c")), encoding="utf-8")
+    change_page(r'("surprises": \[)[\d.]+', r"\g<1>99")
     reader.refresh()
     reader.until(lambda: reader.find("#differs").is_displayed())
-    assert "0.10" in reader.text_of("#difference")
+    assert 90 < float(reader.text_of("#difference")) < 99
 
 
 @on_a_laptop
