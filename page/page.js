@@ -11,7 +11,7 @@ import { plain, visible, whole } from "./views/dom.js";
 import { TextView } from "./views/text.js";
 import { ChoiceView, show_surprise } from "./views/choice.js";
 import { AttentionView } from "./views/attention.js";
-import { LearnView } from "./views/learn.js";
+import { LearnView, new_training } from "./views/learn.js";
 import { StepView } from "./views/step.js";
 import { show_loss } from "./views/loss.js";
 import { show_samples } from "./views/samples.js";
@@ -331,7 +331,7 @@ function keep(data, weights) {
 function start_page() {
   by_id("unsupported").hidden = is_supported();
   if (!is_supported()) return;
-  const data = JSON.parse(by_id("data").textContent);
+  const data = { ...new_training(""), ...JSON.parse(by_id("data").textContent) };
   const { config, vocab, untrained, probe } = data;
   const program = new Blob([by_id("program").textContent], { type: "text/javascript" });
   const address = URL.createObjectURL(program);

@@ -125,18 +125,12 @@ def collect_data(checkpoint, network, folder):
 
 
 def collect_blank(text):
-    """The same for a page whose network has learned nothing, with a text that it can learn."""
+    """For a page whose network has learned nothing, with a text that it can learn."""
     sizes = [{"name": name, "config": recipe_of(read_recipe(words))} for name, words in SIZES]
     return {
         "untrained": True,
         "config": sizes[0]["config"],
         "vocab": sorted(set(text)),
-        "source": "",
-        "step": 0,
-        "val_loss": None,
-        "log": {name: [] for name in COLUMNS},
-        "batches": [],
-        "samples": [],
         "learn": {"sizes": sizes, "tuning": TUNING, "text": text},
     }
 
@@ -172,8 +166,7 @@ def write_policy(script, style):
         for text in (script, style)
     )
     return (
-        f"default-src 'none'; connect-src 'none'; "
-        f"script-src {script} 'wasm-unsafe-eval'; style-src {style}; "
+        f"default-src 'none'; script-src {script} 'wasm-unsafe-eval'; style-src {style}; "
         "img-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
     )
 

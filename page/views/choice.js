@@ -37,7 +37,6 @@ export class ChoiceView {
     const index = page.chosen_index();
     const before = page.text[index - 1];
     by_id("choice").hidden = !before?.logits;
-    by_id("no-choice").hidden = index > 0;
     if (!before?.logits) return;
     const { temperature, top_k, top_p } = page.settings;
     const probabilities = next_probabilities(before.logits, temperature, top_k, top_p);

@@ -10,6 +10,12 @@ const MOST_CHARACTERS = 5000; // different ones: the embedding of more would tak
 const MOST_COUNTED = 1e6; // characters of a text: more n-grams would take too much memory
 const PLENTY = 100000; // characters: more hardly helps so small a network
 
+/** What is known of a training that has not begun. source: the text's name. */
+export function new_training(source) {
+  const log = { step: [], train_loss: [], val_loss: [] };
+  return { source, step: 0, val_loss: null, log, batches: [], samples: [], counted: [] };
+}
+
 export class LearnView {
   constructor(page, new_worker) {
     this.page = page;
@@ -20,7 +26,7 @@ export class LearnView {
     const able = can_learn(config);
     by_id("learn-controls").hidden = !able;
     by_id("learn-note").textContent = !able
-      ? "In this page, only Transformers without biases learn whose sizes are multiples of 8."
+      ? "In this page, only networks learn whose sizes are multiples of 8."
       : untrained
         ? "Paste a text that you like, or open one: a play, your own poems, a recipe book. The " +
           "network learns to continue it, one character at a time. The curve shows how well."
@@ -80,10 +86,8 @@ export class LearnView {
     const problem = problem_with(characters, tokens, vocab, config.block_size);
     by_id("learn-problem").textContent = problem;
     if (problem) return;
-    const log = { step: [], train_loss: [], val_loss: [] };
     const source = `a text of ${whole(tokens.length)} characters`;
-    const fresh = { step: 0, val_loss: null, log, batches: [], samples: [], counted: [], source };
-    page.use({ ...page.data, config, vocab, ...fresh });
+    page.use({ ...page.data, config, vocab, ...new_training(source) });
     const seed = Math.floor(2 ** 31 * Math.random());
     const vocab_size = vocab.length;
     if (chosen) page.worker.postMessage({ kind: "create", config, vocab_size, seed });

@@ -17,7 +17,7 @@ function ticks(low, high, count) {
 
 /** The two losses of each evaluation, batches: [[step, loss of one batch]], and, as lines to beat,
  *  counted: the losses of counted n-grams, for n = 1, 2, ... */
-export function show_loss({ log, batches, counted = [], config }) {
+export function show_loss({ log, batches, counted, config }) {
   const { step: steps, train_loss, val_loss } = log;
   by_id("loss").replaceChildren();
   if (steps.length < 2) return;
