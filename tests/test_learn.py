@@ -441,7 +441,7 @@ def test_trained_network_goes_on_learning(here, reader):
     reader.until(lambda: "learned" in reader.text_of("#learn-status"))
     vocab = load("out/run/ckpt.pt")[1].vocab
     known = "".join(one for one in PASTICHE if one in vocab)
-    validated = f"that of {len(known) - int(0.9 * len(known)):,} characters"
-    assert validated in reader.text_of("#learn-status")  # the whole split, at the end
+    validated = f"the whole validation text, {len(known) - int(0.9 * len(known)):,} characters"
+    assert validated in reader.text_of("#learn-status")
     assert reader.text_of("#about").startswith(before)  # as many parameters
     assert Path("out/run/ckpt.pt").exists()

@@ -21,8 +21,7 @@ export class AttentionView {
   build() {
     const { n_layer, n_head } = this.page.data.config;
     this.maps = [];
-    const label = (text) =>
-      element("span", { class: "label", "aria-hidden": "true" }, text);
+    const label = (text) => element("span", { class: "label", "aria-hidden": "true" }, text);
     const above = range(n_head).map((head) => label(head + 1));
     const rows = range(n_layer).map((layer) => {
       const maps = range(n_head).map((head) => this.new_map(layer, head));
@@ -58,14 +57,12 @@ export class AttentionView {
     const weights = this.weights(index);
     const why = " has no attention weights: it has not been read, or too long ago to keep them.";
     if (!weights.length) return [name(index), why];
-    const parts = [`In ${page.head_name()}, `, name(index), " looks at "];
     const most = weights.sort((a, b) => b.weight - a.weight).slice(0, 3);
-    most.forEach(({ index: other, weight }, i) => {
-      if (i) parts.push(i === most.length - 1 ? " and " : ", ");
+    const parts = most.flatMap(({ index: other, weight }, i) => {
       const distance = other === index ? "itself" : `${index - other} back`;
-      parts.push(name(other), ` ${distance} (weight ${percent(weight)})`);
+      return [i ? ", " : " ", name(other), ` ${distance} (weight ${percent(weight)})`];
     });
-    return [...parts, "."];
+    return [`In ${page.head_name()}, `, name(index), " looks at", ...parts, "."];
   }
 
   draw() {

@@ -21,6 +21,7 @@ export class LearnView {
     this.page = page;
     this.new_worker = new_worker;
     this.learning = this.held = false;
+    this.validation = 0; // how many characters the validation text has
     this.run = 0; // raised by each press of Learn: what a run before that reports is ignored
     const { learn, untrained, config } = page.data;
     const able = can_learn(config);
@@ -100,6 +101,7 @@ export class LearnView {
   /** What counting makes of the same text, in a worker of its own: the lines to beat. */
   count(tokens, vocab_size) {
     const split = Math.floor(0.9 * tokens.length);
+    this.validation = tokens.length - split;
     const train = tokens.slice(0, Math.min(split, MOST_COUNTED));
     const validation = tokens.slice(split, split + MOST_COUNTED / 10);
     const { data } = this.page;
@@ -141,9 +143,10 @@ export class LearnView {
     by_id("learn-seconds").textContent = seconds.toFixed(1);
     if (step < this.page.data.config.max_iters) return;
     this.set_state(false, false);
+    const which = validated === this.validation ? "the whole validation text, " : "";
     by_id("learn-status").textContent =
       "It has learned. Now let it write, and keep it. Its last validation loss is that of " +
-      `${whole(validated)} characters; the points of the curve before are quick looks at 4,096.`;
+      `${which}${whole(validated)} characters; the points before it are quick looks at 4,096.`;
   }
 }
 

@@ -23,9 +23,8 @@ export function show_loss({ log, batches, counted, config }) {
   if (steps.length < 2) return;
   const last = steps.length - 1;
   const best = val_loss.indexOf(Math.min(...val_loss));
-  const title =
-    `The validation loss falls from ${val_loss[0].toFixed(2)} at step ${whole(steps[0])} to ` +
-    `${val_loss[best].toFixed(2)} at step ${whole(steps[best])}.`;
+  const [at_first, at_best] = [0, best].map((i) => `${val_loss[i].toFixed(2)} at step ${steps[i]}`);
+  const title = `The validation loss falls from ${at_first} to ${at_best}.`;
   // As many units wide as the place has pixels, so that a phone's labels are not smaller.
   const width = Math.max(280, by_id("loss").clientWidth);
   const plot = svg("svg", { viewBox: `0 0 ${width} 320`, role: "img", "aria-label": title });
@@ -71,6 +70,6 @@ export function show_loss({ log, batches, counted, config }) {
   curve("batches", batches);
   curve("training", train_loss.map((loss, i) => [steps[i], loss]));
   curve("validation", val_loss.map((loss, i) => [steps[i], loss]));
-  const thin = batches.length ? " The thin line is the loss of single batches." : "";
-  by_id("loss").append(plot, element("p", { class: "note" }, title + thin));
+  const note = `${title} The thin line is the loss of single batches.`;
+  by_id("loss").append(plot, element("p", { class: "note" }, note));
 }

@@ -17,8 +17,8 @@ export function show_samples({ samples, log }) {
     by_id("sample-shown").textContent =
       `${whole(step)}: training loss ${log.train_loss[row].toFixed(2)}, ` +
       `validation loss ${log.val_loss[row].toFixed(2)}`;
-    const shown = (one) => ("\n\u200c\u200d".includes(one) ? one : plain(one));
-    text.textContent = sample.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, shown);
+    // Joiners stay: without them, Hindi and some emoji would fall apart.
+    text.textContent = sample.replace(/(?![\n\u200c\u200d])[\p{C}\p{Zl}\p{Zp}]/gu, plain);
   };
   slider.oninput = show;
   if (samples.length) show();
