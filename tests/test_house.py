@@ -100,7 +100,7 @@ LIMITS = {
     "sample.py": 130,
     "prepare_shakespeare.py": 220,
     "quill/*.py": 1607,  # aim: 1,000
-    "page/**/*.html page/**/*.js page/**/*.wat": 2952,
+    "page/**/*.html page/**/*.js page/**/*.wat": 2953,
     "*.py config/*.py quill/*.py study/*.py page/*.py": 5277,  # all Python at run time; aim: 4,000
     "tests/*.py tools/*.py": 7186,  # aim: 6,000
 }

@@ -24,6 +24,7 @@ export class StepView {
   /** Offer the matrices of a network. */
   build(shapes) {
     const matrices = shapes.filter(([, shape]) => shape.length === 2);
+    this.shapes = Object.fromEntries(matrices);
     const names = matrices.map(([name]) => name.replace(".weight", ""));
     by_id("look-matrix").replaceChildren(...names.map((name) => element("option", {}, name)));
     this.look = null;
@@ -32,8 +33,8 @@ export class StepView {
 
   show(look) {
     const other = this.look?.name !== look.name;
-    this.look = look;
-    const { gradient, loss, loss_after, shape } = look;
+    this.look = { ...look, shape: this.shapes[`${look.name}.weight`] }; // without the padding
+    const { gradient, loss, loss_after, shape } = this.look;
     [this.row.max, this.column.max] = shape;
     if (other) {
       const steeper = (most, x, i) => (Math.abs(x) > Math.abs(gradient[most]) ? i : most);
