@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import JavaScript, on_a_laptop, on_a_phone
+from browser import DRAG, JavaScript, on_a_laptop, on_a_phone
 from conftest import ROOT
-from selenium.webdriver.common.keys import Keys
 
 import train
 from networks import NGrams, build
@@ -375,13 +374,14 @@ def test_next_step_makes_one_and_shows_it(reader):
         reader.value("(document.querySelector('#look-matrix').selectedIndex = 2)")
     assert reader.text_of("#look-matrix option:nth-child(3)").endswith("attention.projection")
     places = set()
-    for name in ("row", "column"):
-        reader.find(f"#look-{name}").send_keys(Keys.ARROW_DOWN)
+    for row, column in ((5, 7), (4, 8), (5, 8)):
+        reader.value(DRAG, reader.find("#look-row"), row)
+        reader.value(DRAG, reader.find("#look-column"), column)
         numbers = [reader.text_of(f"#look-{name}") for name in ("value", "change", "new")]
         value, change, new = (float(number.replace("−", "-")) for number in numbers)
         assert abs(value + change - new) < 1e-3 * abs(value) + 1e-7 and change
         places.add(value)
-    assert len(places) == 2
+    assert len(places) == 3
     assert reader.text_of("#look-optimizer") == "Muon"
 
 
