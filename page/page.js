@@ -6,8 +6,8 @@ import { next_probabilities } from "./generate.js";
 import { is_supported } from "./kernels.js";
 import { shapes_of, size_of } from "./weights.js";
 import { start_worker } from "./worker.js";
-import { all, by_id, describe_left_out, element, percent } from "./views/dom.js";
-import { plain, visible, whole } from "./views/dom.js";
+import { by_id, describe_left_out, element, percent, plain } from "./views/dom.js";
+import { visible, whole } from "./views/dom.js";
 import { TextView } from "./views/text.js";
 import { ChoiceView, show_surprise } from "./views/choice.js";
 import { AttentionView } from "./views/attention.js";
@@ -77,14 +77,12 @@ class Page {
 
   change_settings() {
     const value_of = (id) => {
-      const { value, validity } = by_id(id);
-      return value === "" || !validity.valid ? null : +value;
+      const input = by_id(id); // the browser says what is out of range
+      return input.reportValidity() && input.value !== "" ? +input.value : null;
     };
     const [temperature, top_k, top_p] = ["temperature", "top-k", "top-p"].map(value_of);
     this.settings = { temperature, top_k, top_p, seed: value_of("seed") ?? 0 };
     by_id("temperature-shown").textContent = temperature.toFixed(2);
-    const wrong = all(".choosing input:invalid").map(({ title }) => title);
-    by_id("ignored").textContent = wrong.length ? `Out of range, ignored: ${wrong}` : "";
     this.worker.postMessage({ kind: "settings", settings: this.settings });
     this.draw_soon();
   }
@@ -99,14 +97,6 @@ class Page {
     this.set_text(ids.map((id) => ({ id, origin: "prompt" })));
     this.selected = null;
     by_id("status").textContent = "";
-  }
-
-  /** The prompt again, continued with the next seed. */
-  another_one() {
-    by_id("seed").value = (this.settings.seed + 1) % 2 ** 31;
-    this.change_settings();
-    this.start_over();
-    this.write(PER_PRESS);
   }
 
   /** The character at `index` becomes another one; the text ends there. */
@@ -342,16 +332,21 @@ function start_page() {
     by_id("learn-title").textContent = "Teach it a text";
   }
   const page = new Page(data, () => new Worker(address));
-  const loaded = { config, vocab_size: vocab.length, text: by_id("weights").textContent, probe };
-  if (untrained) page.worker.postMessage({ kind: "create", ...loaded, seed: 1337 });
-  else page.worker.postMessage({ kind: "load", ...loaded });
+  const [kind, vocab_size] = [untrained ? "create" : "load", vocab.length];
+  const text = by_id("weights").textContent;
+  page.worker.postMessage({ kind, config, vocab_size, text, probe, seed: 1337 });
 
   by_id("prompt").addEventListener("input", () => page.start_over());
   by_id("write").addEventListener("click", () => page.write(PER_PRESS));
   by_id("one").addEventListener("click", () => page.write(1));
   by_id("stop").addEventListener("click", () => page.worker.postMessage({ kind: "stop" }));
   by_id("again").addEventListener("click", () => page.start_over());
-  by_id("another").addEventListener("click", () => page.another_one());
+  by_id("another").addEventListener("click", () => {
+    by_id("seed").stepUp();
+    page.change_settings();
+    page.start_over();
+    page.write(PER_PRESS);
+  });
   addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) by_id("write").click();
     if (event.key === "Escape") by_id("stop").click();

@@ -55,8 +55,7 @@ export class AttentionView {
     const { page } = this;
     const name = (i) => element("bdi", {}, page.label(i));
     const weights = this.weights(index);
-    const why = " has no attention weights: it has not been read, or too long ago to keep them.";
-    if (!weights.length) return [name(index), why];
+    if (!weights.length) return [name(index), " has no weights: not read, or too long ago."];
     const most = weights.sort((a, b) => b.weight - a.weight).slice(0, 3);
     const parts = most.flatMap(({ index: other, weight }, i) => {
       const distance = other === index ? "itself" : `${index - other} back`;
