@@ -4,7 +4,8 @@
 // What the page sends:
 //   load {config, vocab_size, text, probe, shown}      weights; shown: see plane_of
 //   create {config, vocab_size, seed, shown}           a network that has learned nothing
-//   learn {config, tokens, seed, run}                  train it from now on
+//   learn {config, tokens, seed, run, helper}          train it from now on; helper: see Training
+//   help {config, vocab_size, port}                    another worker that learns, see help()
 //   allow {steps, look_at}                             how many steps it may make from now on: 0
 //                                                      holds it; look_at: weights to look at in one
 //   pack {}                                            send the weights
@@ -26,7 +27,7 @@ import { GPT } from "./model.js";
 import { Parameters, pack, unpack } from "./weights.js";
 import { Stream, next_probabilities, short_sample } from "./generate.js";
 import { Learner, initialize } from "./learn.js";
-import { Training, estimate_loss } from "./train.js";
+import { Training, compute } from "./train.js";
 import { ngram_losses } from "./ngrams.js";
 import { plane_of } from "./plane.js";
 
@@ -59,6 +60,16 @@ export function probe_difference(network, { ids, surprises }) {
     return Math.abs(-Math.log(probabilities[ids[t + 1]]) - expected);
   });
   return Math.max(...differences.map((difference) => (difference >= 0 ? difference : Infinity)));
+}
+
+/** Compute what Training.both() asks for, at the other end of the port. */
+export function help({ config, vocab_size, port }) {
+  const { parameters, learner } = new_networks(config, vocab_size, config.batch_size / 2);
+  port.onmessage = ({ data: { windows, learns, weight } }) => {
+    parameters.flat.weight.set(weight);
+    const answer = compute(learner, windows, learns);
+    port.postMessage(answer, [answer.gradient.buffer]);
+  };
 }
 
 export function start_worker() {
@@ -139,14 +150,15 @@ export function start_worker() {
     },
 
     async learn(message) {
-      const { config, tokens, seed, run: mine } = message;
+      const { config, tokens, seed, run: mine, helper } = message;
       run = mine;
       tasks.allow({ steps: Infinity });
       const { weight } = networks.parameters.flat;
-      use(new_networks(config, networks.writer.vocab_size, config.batch_size));
+      const { vocab_size } = networks.writer;
+      use(new_networks(config, vocab_size, config.batch_size / 2));
       networks.parameters.flat.weight.set(weight);
       const { learner, sampler } = networks;
-      const training = new Training(learner, tokens, config, seed);
+      const training = new Training(learner, tokens, config, seed, helper);
       let began = performance.now();
       let next_moment = -Infinity;
       let losses = []; // of the batches since then
@@ -159,7 +171,7 @@ export function start_worker() {
         if (end || performance.now() > next_moment) {
           const before = performance.now();
           const most = end ? VALIDATED_AT_END : VALIDATED_OFTEN;
-          const val_loss = estimate_loss(learner, training.validation, most);
+          const val_loss = await training.estimate_loss(most);
           const train_loss = losses.reduce((a, b) => a + b, 0) / losses.length || val_loss;
           const validated = Math.min(most, training.validation.length);
           const sample = short_sample(sampler);
@@ -176,12 +188,15 @@ export function start_worker() {
           if (run !== mine) return;
         }
         allowed -= 1;
-        const look = look_at ? training.step_closely(look_at) : null;
-        look_at = "";
-        losses.push(look ? look.loss : training.step());
+        const name = look_at;
+        look_at = ""; // the next one may arrive while this step is awaited
+        const look = name ? await training.step_closely(name) : null;
+        losses.push(look ? look.loss : await training.step());
         send("step", { loss: losses.at(-1), look });
       }
     },
+
+    help,
 
     allow(message) {
       allowed = message.steps;

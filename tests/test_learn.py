@@ -43,6 +43,7 @@ class Pair:
         sizes = f"{V}, {self.config.batch_size}"
         self.js.run(f"const config = {json.dumps(asdict(self.config))}")
         self.js.run(f"const {{ parameters, learner, writer }} = new_networks(config, {sizes})")
+        self.js.run(TRAIN)
         self.js.run("const of = (name) => parameters.named(name.replace('.weight', ''))")
         for name, parameter in self.network.named_parameters():
             self.js.run(f"of('{name}').weight.set({parameter.flatten().tolist()})")
@@ -55,6 +56,16 @@ class Pair:
         return windows, windows.flatten().tolist()
 
 
+# A run whose batches have two halves of the learner's size. A port answers at once.
+TRAIN = """
+function train(tokens, helped) {
+  const port = { postMessage: (data) => far.onmessage({ data }) };
+  const far = { postMessage: (data) => port.onmessage({ data }) };
+  const twice = { ...config, batch_size: 2 * config.batch_size };
+  help({ config: twice, vocab_size: writer.vocab_size, port: far });
+  return new Training(learner, Uint16Array.from(tokens), twice, 5, helped ? port : null);
+}
+"""
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "batch_size": 4}
 SMALL |= {"max_iters": 20, "warmup_iters": 3, "learning_rate": 1e-2, "min_lr": 1e-3}
 KINDS = [{"position": position} for position in ("learned", "rotary", "none")]
@@ -128,10 +139,10 @@ def test_twenty_steps_have_the_losses_of_train(settings):
 def test_step_that_is_looked_into_has_the_numbers_of_pytorch(name, settings):
     pair = Pair(position="rotary", token_shift=True, qk_norm=True, **settings)
     tokens = torch.randint(V, (900,), generator=pair.generator).tolist()
-    pair.js.run(f"const training = new Training(learner, Uint16Array.from({tokens}), config, 5)")
-    rows, length = pair.config.batch_size, pair.config.block_size + 1
-    windows = pair.js.tensor("training.batch(0)").view(rows, length)
-    look = pair.js.value(f"training.step_closely('{name}')")
+    pair.js.run(f"const training = train({tokens}, true)")
+    windows = pair.js.tensor("training.batch(0)").view(-1, pair.config.block_size + 1)
+    pair.js.run(f"training.step_closely('{name}').then((look) => (globalThis.look = look))")
+    look = pair.js.value("look")
 
     def measure():
         """The mean loss, and the probability of each character that comes next."""
@@ -162,6 +173,18 @@ def test_step_that_is_looked_into_has_the_numbers_of_pytorch(name, settings):
     assert pair.js.value("training.done") == 1
 
 
+def test_two_workers_learn_exactly_what_one_learns():
+    weights = []
+    for helped in ("true", "false"):
+        pair = Pair(optimizer="muon", position="rotary")
+        tokens = torch.randint(V, (900,), generator=pair.generator).tolist()
+        pair.js.run(f"const training = train({tokens}, {helped})")
+        pair.js.run("training.step().then(() => training.step())")
+        assert pair.js.value("training.done") == 2
+        weights.append(pair.js.value("parameters.flat.weight"))
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize("shape", [(32, 96), (96, 32), (32, 32)])
 def test_muons_step_equals_that_of_python(js, shape):
     generator = torch.Generator().manual_seed(0)
@@ -190,12 +213,13 @@ def test_network_that_learns_is_the_one_that_writes():
 
 def test_validation_loss_covers_each_whole_window_once():
     pair = Pair()
-    ids = torch.randint(V, (150,), generator=pair.generator)  # 9 windows of 16, in batches of 4
-    windows = ids[:145].unfold(0, 17, 16)
+    ids = torch.randint(V, (1500,), generator=pair.generator)
+    windows = ids[1350:1495].unfold(0, 17, 16)  # 9 of the last tenth, for two learners of 4
     with torch.no_grad():
         _, loss = pair.network(windows[:, :-1], windows[:, 1:])
-    found = pair.js.value(f"estimate_loss(learner, Uint16Array.from({ids.tolist()}), 1e9)")
-    assert abs(found - loss.item()) < 1e-5
+    pair.js.run(f"const training = train({ids.tolist()}, true)")
+    pair.js.run("training.estimate_loss(1e9).then((loss) => (globalThis.loss = loss))")
+    assert abs(pair.js.value("loss") - loss.item()) < 1e-5
 
 
 def test_first_weights_are_as_large_as_in_python():

@@ -92,10 +92,22 @@ export class LearnView {
     const seed = Math.floor(2 ** 31 * Math.random());
     const vocab_size = vocab.length;
     if (chosen) page.worker.postMessage({ kind: "create", config, vocab_size, seed });
-    page.worker.postMessage({ kind: "learn", config, tokens, seed, run: ++this.run });
+    const helper = navigator.hardwareConcurrency > 1 ? [this.help(config, vocab_size)] : [];
+    const message = { kind: "learn", config, tokens, seed, run: ++this.run, helper: helper[0] };
+    page.worker.postMessage(message, helper);
     page.start_over();
     this.count(tokens, vocab_size);
     this.set_state(true, false);
+  }
+
+  /** A port to another worker, which computes half of each batch. */
+  help(config, vocab_size) {
+    this.helper?.terminate();
+    this.helper = this.new_worker();
+    this.helper.onerror = ({ message }) => this.page.fail(message);
+    const { port1, port2 } = new MessageChannel();
+    this.helper.postMessage({ kind: "help", config, vocab_size, port: port2 }, [port2]);
+    return port1;
   }
 
   /** What counting makes of the same text, in a worker of its own: the lines to beat. */
