@@ -2,8 +2,8 @@
 // The worker, in which the browser runs the network beside the page, which stays free to draw.
 //
 // What the page sends:
-//   load {config, vocab_size, text, probe, shown}      weights; shown: see plane_of
-//   create {config, vocab_size, seed, shown}           a network that has learned nothing
+//   load {config, vocab_size, text, probe}             weights
+//   create {config, vocab_size, seed}                  a network that has learned nothing
 //   learn {config, tokens, seed, run, helper}          train it from now on; helper: see Training
 //   help {config, vocab_size, port}                    another worker that learns, see help()
 //   allow {steps, look_at}                             how many steps it may make from now on: 0
@@ -15,9 +15,9 @@
 //   settings {settings}                                how to draw from now on
 //   write {count}, stop {}                             writes that come in a row are done in a row
 // What the worker sends:
-//   progress {fraction}, ready {difference, plane}     of the weights; see probe_difference
+//   progress {fraction}, ready {difference}            of the weights; see probe_difference
 //   step {run, step, loss, seconds, look}              look: see Training.step_closely
-//   moment {run, step, train_loss, val_loss, validated, seconds, sample, plane}
+//   moment {run, step, train_loss, val_loss, validated, seconds, sample}
 //   packed {weights}, counted {losses}
 //   records {records, version, settings}               what was read, see Stream.read
 //   done {count, seconds}                              once for each write
@@ -29,7 +29,6 @@ import { Stream, next_probabilities, short_sample } from "./generate.js";
 import { Learner, initialize } from "./learn.js";
 import { Training, compute } from "./train.js";
 import { ngram_losses } from "./ngrams.js";
-import { plane_of } from "./plane.js";
 
 const BETWEEN_REPORTS = 8; // milliseconds: two of them in a frame of the screen
 const BETWEEN_MOMENTS = 1000; // milliseconds, at least; and ten times what a moment costs
@@ -73,7 +72,7 @@ export function help({ config, vocab_size, port }) {
 }
 
 export function start_worker() {
-  let networks, stream, settings, version, shown;
+  let networks, stream, settings, version;
   let run = 0; // that is learning: a new one ends the one before
   let allowed = Infinity; // steps until it is held
   let look_at = ""; // the weights to look at in the next step
@@ -120,17 +119,6 @@ export function start_worker() {
     turn += 1; // what was read, another network has read
   }
 
-  function plane() {
-    const { token_embedding, C } = networks.writer;
-    return plane_of(token_embedding.weight, C, shown);
-  }
-
-  function report_ready(message) {
-    shown = message.shown;
-    const difference = message.probe ? probe_difference(networks.writer, message.probe) : 0;
-    postMessage({ kind: "ready", difference, plane: plane() });
-  }
-
   const tasks = {
     load(message) {
       const next = new_networks(message.config, message.vocab_size);
@@ -138,7 +126,8 @@ export function start_worker() {
         postMessage({ kind: "progress", fraction });
       }
       use(next);
-      report_ready(message);
+      const difference = message.probe ? probe_difference(next.writer, message.probe) : 0;
+      postMessage({ kind: "ready", difference });
     },
 
     create(message) {
@@ -146,7 +135,7 @@ export function start_worker() {
       const next = new_networks(message.config, message.vocab_size);
       initialize(next.writer, message.seed);
       use(next);
-      report_ready(message);
+      postMessage({ kind: "ready", difference: 0 });
     },
 
     async learn(message) {
@@ -175,7 +164,7 @@ export function start_worker() {
           const train_loss = losses.reduce((a, b) => a + b, 0) / losses.length || val_loss;
           const validated = Math.min(most, training.validation.length);
           const sample = short_sample(sampler);
-          send("moment", { train_loss, val_loss, validated, sample, plane: plane() });
+          send("moment", { train_loss, val_loss, validated, sample });
           const now = performance.now();
           [losses, next_moment] = [[], now + Math.max(BETWEEN_MOMENTS, 10 * (now - before))];
         }

@@ -100,9 +100,9 @@ LIMITS = {
     "sample.py": 130,
     "prepare_shakespeare.py": 220,
     "quill/*.py": 1607,  # aim: 1,000
-    "page/**/*.html page/**/*.js page/**/*.wat": 2943,
+    "page/**/*.html page/**/*.js page/**/*.wat": 2989,
     "*.py config/*.py quill/*.py study/*.py page/*.py": 5277,  # all Python at run time; aim: 4,000
-    "tests/*.py tools/*.py": 7140,  # aim: 6,000
+    "tests/*.py tools/*.py": 7164,  # aim: 6,000
 }
 
 

@@ -1,3 +1,0 @@
-// @ts-check
-// Nothing reads this any more; worker.js still asks for it.
-export const plane_of = (..._) => null;
