@@ -25,8 +25,8 @@ import numpy as np
 
 from quill.files import locked, replacing
 from quill.settings import read_options
-from quill.terminal import UserError, run_main
-from quill.text import download, read_text
+from quill.terminal import UsageError, UserError, run_main
+from quill.text import PIECE, download, get_text, join, open_text, read_pieces
 from tokenizer import Tokenizer, list_characters
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -35,8 +35,7 @@ BUNDLED = Path(__file__).parent / "data" / "pastiche.txt"  # used if the downloa
 
 SPLITS = ["train", "val", "test"]  # in the order in which they divide the text
 LARGEST_VOCABULARY = 1 << 16  # ids are uint16
-PIECE = 1 << 20  # characters at a time: their ids take more memory than the text
-MOST_FREQUENT = 100  # characters that meta.json lists, for plots; counted in the first piece
+MOST_FREQUENT = 100  # characters that meta.json lists, for plots
 
 
 @dataclass(frozen=True)
@@ -45,32 +44,21 @@ class Options:
 
     source: tuple[str, ...] = ()  # UTF-8 texts: paths, URLs, - (a pipe); none: Tiny Shakespeare
     dataset: str = "shakespeare_char"  # the folder under data/ to write
-    split: tuple[float, ...] = (0.9, 0.1)  # fractions for train, val and, if given, test
-    vocab: str = ""  # a dataset or a checkpoint (.pt) whose vocabulary to use, not the text's own
-
-    def __post_init__(self):
-        if Path(self.dataset).name != self.dataset or self.dataset in ("", ".."):
-            raise ValueError(f"dataset must be the name of a folder, no path: {self.dataset!r}")
-        fractions = self.split
-        valid = len(fractions) in (2, 3) and min(fractions) > 0 and math.isclose(sum(fractions), 1)
-        if not valid:
-            raise ValueError("split must be two or three fractions that sum to 1, as in 0.9,0.1")
-
-
-# --- Where the text comes from ----------------------------------------------------------------
+    split: str = "0.9,0.1"  # fractions for train, val and, if given, test
+    vocab: str = ""  # a dataset or a checkpoint whose vocabulary to use instead of the text's own
 
 
 def get_tiny_shakespeare(folder):
-    """Return Tiny Shakespeare, and where it came from: from an earlier call if it is in the folder,
-    else downloaded; if that fails, the bundled text, with a warning."""
+    """Return the bytes of Tiny Shakespeare, and where they came from: from an earlier call if they
+    are in the folder, else downloaded; if that fails, the bundled text, with a warning."""
     earlier = folder / "input.txt"
     if earlier.is_file() and hashlib.sha256(earlier.read_bytes()).hexdigest() == SHA256:
-        return earlier.read_text(encoding="utf-8"), URL
+        return earlier.read_bytes(), URL
     try:
         content = download(URL)
         if hashlib.sha256(content).hexdigest() != SHA256:
             raise UserError(f"{URL} is not the file that it should be (wrong sha256)")
-        return content.decode(), URL
+        return content, URL
     except UserError as error:
         stars = "*" * 78
         print(
@@ -81,19 +69,23 @@ def get_tiny_shakespeare(folder):
             f"elsewhere and run: python prepare_shakespeare.py --source FILE\n{stars}",
             file=sys.stderr,
         )
-        return read_text(str(BUNDLED))[0], f"the bundled pastiche, because: {error}"
-
-
-def get_text(sources, folder):
-    """Return the text of all sources, and their names: Tiny Shakespeare if there are none."""
-    parts = [read_text(source) for source in sources] or [get_tiny_shakespeare(folder)]
-    text, _ = parts[0]
-    for part, _ in parts[1:]:  # each begins on a line of its own
-        text += part if text.endswith("\n") else "\n" + part
-    return text, " ".join(name for _, name in parts)
+        return BUNDLED.read_bytes(), f"the bundled pastiche, because: {error}"
 
 
 # --- Text to tokens ---------------------------------------------------------------------------
+
+
+def parse_split(text):
+    """'0.9,0.1' -> [0.9, 0.1]: two or three fractions that sum to 1."""
+    try:
+        fractions = [float(fraction) for fraction in text.split(",")]
+    except ValueError:
+        fractions = []
+    valid = all(0 < fraction < 1 for fraction in fractions) and math.isclose(sum(fractions), 1)
+    if not valid or len(fractions) not in (2, 3):
+        wanted = "give two or three fractions above 0 that sum to 1, as in 0.9,0.1"
+        raise UsageError(f"--split {text}: {wanted}")
+    return fractions
 
 
 def divide(length, fractions):
@@ -118,14 +110,16 @@ def check_text(name, found, vocab, sizes):
         raise UserError(f"{name} has characters that the vocabulary lacks: {characters}")
 
 
-def write_tokens(path, text, tokenizer):
-    """Write the ids of a text as a .bin file; returns the file's sha256."""
+def write_tokens(path, reader, size, tokenizer):
+    """Write the ids of the next `size` characters as a .bin file; returns the file's sha256."""
     digest = hashlib.sha256()
     with replacing(path) as file:
-        for start in range(0, len(text), PIECE):
-            ids = np.array(tokenizer.encode(text[start : start + PIECE]), dtype="<u2")
+        while size:
+            piece = reader.read(min(size, PIECE))
+            ids = np.array(tokenizer.encode(piece), dtype="<u2")
             digest.update(ids)
             file.write(ids)
+            size -= len(piece)
     return digest.hexdigest()
 
 
@@ -133,17 +127,22 @@ def prepare(sources, dataset, fractions, vocab=""):
     """Make data/<dataset>/ from one or several sources; returns the contents of meta.json. vocab:
     the one to use instead of the text's own."""
     folder = Path("data") / dataset
-    text, source = get_text(sources, folder)
-    found, sizes = set(text), divide(len(text), fractions)
-    vocab = vocab or "".join(sorted(found))
+    parts = [get_text(source) for source in sources] or [get_tiny_shakespeare(folder)]
+    content, source = join([part for part, _ in parts]), " ".join(name for _, name in parts)
+    found, length, frequent, digest = set(), 0, Counter(), hashlib.sha256()
+    for piece in read_pieces(content, source):
+        found.update(piece)
+        frequent = frequent or Counter(piece)  # the first piece is enough
+        length += len(piece)
+        digest.update(piece.encode())
+    vocab, sizes = vocab or "".join(sorted(found)), divide(length, fractions)
     check_text(source, found, vocab, list(sizes.values()))
-    frequent = Counter(text[:PIECE]).most_common(MOST_FREQUENT)
     meta = {
         "vocab": vocab,
-        "most_frequent": "".join(character for character, _ in frequent),
+        "most_frequent": "".join(one for one, _ in frequent.most_common(MOST_FREQUENT)),
         "source": source,
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "characters": len(text),
+        "sha256": digest.hexdigest(),
+        "characters": length,
         "tokens": sizes,
         "checksums": {},
     }
@@ -153,34 +152,41 @@ def prepare(sources, dataset, fractions, vocab=""):
         for name in ("meta.json", "test.bin"):  # not every text has a test split
             (folder / name).unlink(missing_ok=True)
         with replacing(folder / "input.txt") as file:
-            file.write(text.encode())
-        start, tokenizer = 0, Tokenizer(vocab)
+            for piece in read_pieces(content, source):
+                file.write(piece.encode())
+        reader, tokenizer = open_text(content), Tokenizer(vocab)
         for split, size in sizes.items():
-            part, start = text[start : start + size], start + size
-            meta["checksums"][split] = write_tokens(folder / f"{split}.bin", part, tokenizer)
+            path = folder / f"{split}.bin"
+            meta["checksums"][split] = write_tokens(path, reader, size, tokenizer)
         with replacing(folder / "meta.json") as file:
             file.write(json.dumps(meta, ensure_ascii=False, indent=1).encode() + b"\n")
     return meta
 
 
 def read_vocab(name):
-    """The vocabulary of a dataset's name, its folder, its meta.json, or a checkpoint."""
-    from quill.checkpoint import read_checkpoint  # here, because these two import torch
+    """The vocabulary of a dataset's name, its folder, or a checkpoint."""
+    from quill import checkpoint  # here, because these two import torch
     from quill.dataset import read_meta
 
     path = Path(name)
-    if path.suffix == ".pt":
-        return read_checkpoint(path)["meta"]["vocab"]
-    if path.suffix != ".json":
-        path = Path("data", path.name, "meta.json")
-    return read_meta(path)["vocab"]
+    if path.suffix == ".pt" or (path / "ckpt.pt").is_file():
+        return checkpoint.read_checkpoint(checkpoint.find_checkpoint(name))["meta"]["vocab"]
+    if path.is_file() and path.suffix != ".json":
+        raise UserError(f"--vocab {name}: give the name of a dataset, or a checkpoint (.pt)")
+    path = path if path.exists() else Path("data") / name
+    return read_meta(path if path.suffix == ".json" else path / "meta.json")["vocab"]
 
 
 def main(arguments):
-    options = read_options(arguments, Options, "prepare_shakespeare.py", about=__doc__)
+    program = "prepare_shakespeare.py"
+    options = read_options(arguments, Options, program, about=__doc__)
+    name = options.dataset
+    if Path(name).name != name or name in ("", ".."):
+        raise UsageError(f"--dataset {name!r}: give the name of a folder, not a path")
+    fractions = parse_split(options.split)
     vocab = read_vocab(options.vocab) if options.vocab else ""
-    meta = prepare(options.source, options.dataset, options.split, vocab)
-    print(f"data/{options.dataset}: {meta['characters']:,} characters from {meta['source']}")
+    meta = prepare(options.source, name, fractions, vocab)
+    print(f"data/{name}: {meta['characters']:,} characters from {meta['source']}")
     print(f"vocabulary: {len(meta['vocab'])} characters")
     for split, tokens in meta["tokens"].items():
         print(f"{split + '.bin:':<11} {tokens:,} tokens")

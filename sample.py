@@ -52,7 +52,7 @@ class Options:
     def __post_init__(self):
         if self.init_from != "resume":
             raise ValueError("init_from: GPT-2 cannot be loaded here; --checkpoint names a file")
-        check_limits(self, ["num_samples", "max_new_tokens", "top_k"], ["top_p"])
+        check_limits(self, ["num_samples", "max_new_tokens", "top_k"], at_most_one=["top_p"])
 
 
 def read_prompt(start, tokenizer):
@@ -61,7 +61,7 @@ def read_prompt(start, tokenizer):
     if not start:
         prompt = "\n" if "\n" in tokenizer.vocab else tokenizer.vocab[0]
     elif start.startswith("FILE:"):
-        prompt, _ = read_text(start.removeprefix("FILE:"))
+        prompt = read_text(start.removeprefix("FILE:"))
         if not prompt:
             raise UserError(f"--start: {start} is empty")
     # A shell passes "\n" on as two characters; an accent is a part of its letter, or one by itself.
@@ -99,7 +99,7 @@ def write_samples(network, tokenizer, prompt, idx, temperature, options):
 
 def main(arguments):
     options = read_options(arguments, Options, "sample.py", ["compile"], __doc__)  # nanoGPT's
-    path = find_checkpoint(options.checkpoint or options.out_dir)
+    path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)
     tokenizer = Tokenizer(checkpoint["meta"]["vocab"])
     prompt, idx = read_prompt(options.start, tokenizer)

@@ -78,7 +78,7 @@ class Config(NetworkConfig):
     log_interval: int = 10  # steps between progress lines
 
     def __post_init__(self):
-        check_limits(self, at_least_one=COUNTS, at_most_one=["dropout", "beta1", "beta2"])
+        check_limits(self, at_least_one=COUNTS, below_one=["dropout", "beta1", "beta2"])
 
 
 # --- The batch and the learning rate of a step ------------------------------------------------
@@ -274,9 +274,8 @@ def save_last(network, optimizer, data, config, state):
 
 def short_sample(network, data):
     """A few lines that the network writes now, always with the same random numbers."""
-    device = data.train.device
-    idx = torch.zeros(1, 1, dtype=torch.int64, device=device)  # a newline, in most texts
-    generator = torch.Generator(device).manual_seed(0)
+    idx = torch.zeros(1, 1, dtype=torch.int64, device=data.device)  # a newline, in most texts
+    generator = torch.Generator(data.device).manual_seed(0)
     network.eval()
     idx = generate(network, idx, 100, temperature=0.8, generator=generator)  # (1, 101)
     network.train()
@@ -359,29 +358,30 @@ def print_losses(network, data, config):
     size, half = config.block_size, config.block_size // 2
     for split, tokens in data.splits.items():
         loss = estimate_loss(network, tokens.in_order(size))
-        bits, perplexity = loss / math.log(2), math.exp(loss)
-        units = f"{bits:.3f} bits per character, perplexity {perplexity:.2f}"
+        units = f"{loss / math.log(2):.3f} bits per character, perplexity {math.exp(loss):.2f}"
         show(f"{split + ':':<6} {loss:.4f} nats ({units})")
         if split != "train":
             loss = estimate_loss(network, tokens.in_order(size, overlap=half), skipped=half)
-            show(f"       {loss:.4f} nats with at least {half} characters of context")
+            if not math.isnan(loss):  # a short split has no such character
+                show(f"       {loss:.4f} nats with at least {half} characters of context")
 
 
 def main(arguments):
     given, recipe = read_settings(arguments, Config, "train.py", NANOGPTS, __doc__)
     folder = given["out_dir"] = given.get("out_dir") or f"out/{recipe or 'run'}"
-    if given.get("eval_only"):
-        network, _, data, config, _ = set_up(given)
-        return print_losses(network, data, config)
-    with parallel.processes(), locked(folder):
-        checkpoint.refuse_to_overwrite(Config(**given))
-        network, optimizer, data, config, state = set_up(given)
-        check_schedule(config)
-        rest = "" if state.step < config.max_iters else "; a larger --max_iters goes further"
-        show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
-        with parallel.StopRequest() as stop:
-            signal = train(network, optimizer, data, config, state, stop)
-        log.print_end(state, folder, signal)
+    with parallel.processes():
+        if given.get("eval_only"):
+            network, _, data, config, _ = set_up(given)
+            return print_losses(network, data, config)
+        with locked(folder):
+            checkpoint.refuse_to_overwrite(Config(**given))
+            network, optimizer, data, config, state = set_up(given)
+            check_schedule(config)
+            rest = "" if state.step < config.max_iters else "; a larger --max_iters goes further"
+            show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
+            with parallel.StopRequest() as stop:
+                signal = train(network, optimizer, data, config, state, stop)
+            log.print_end(state, folder, signal)
     if signal:
         sys.exit(128 + signal)
 

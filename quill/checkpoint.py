@@ -20,13 +20,15 @@ import torch
 
 from networks import NetworkConfig, build
 from quill.files import reading, replacing
-from quill.terminal import RANK, UserError, did_you_mean, show
+from quill.hardware import pick_device
+from quill.terminal import RANK, UserError, did_you_mean, quoted, show
 from tokenizer import Tokenizer, list_characters
 
 FORMAT = 7  # raise it whenever the format changes
 # The settings that the weights were trained for: they cannot be changed.
 ARCHITECTURE = {field.name for field in fields(NetworkConfig)} - {"dropout"}
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not inherit these
+STARTS = ("scratch", "resume", "auto")  # what init_from may be, beside a path
 
 
 def save(name, network, config, meta, state, optimizer=None):
@@ -79,7 +81,7 @@ def read_checkpoint(path):
     """
     place = Path(path)
     ours = place.name in ("ckpt.pt", "last.pt")
-    maker = f"python train.py --out_dir={place.parent}" if ours else "train.py"
+    maker = f"python train.py --out_dir={quoted(place.parent)}" if ours else "train.py"
     known = [run.as_posix() for run in Path("out").glob(f"*/{place.name}")]
     hint = "" if place.exists() else did_you_mean(place.as_posix(), known)
     with reading(f"checkpoint {path}{hint}", maker):
@@ -97,7 +99,10 @@ def network_of(checkpoint):
     """A checkpoint's network with its weights, on the CPU, ready to generate."""
     names = {field.name for field in fields(NetworkConfig)}  # the code may have changed
     saved = {name: value for name, value in checkpoint["config"].items() if name in names}
-    network = build(NetworkConfig(**saved), len(checkpoint["meta"]["vocab"]))
+    try:
+        network = build(NetworkConfig(**saved), len(checkpoint["meta"]["vocab"]))
+    except ValueError as error:  # there is no such network, or its sizes do not fit
+        raise UserError(f"the code cannot build the checkpoint's network: {error}") from error
     load_weights(network, checkpoint)
     return network.eval()
 
@@ -108,11 +113,13 @@ def load(path):
     return network_of(checkpoint), Tokenizer(checkpoint["meta"]["vocab"])
 
 
-def find_checkpoint(place=""):
-    """The path of the checkpoint in the folder of a run, which may also be the path of the file
-    itself; of the newest run if it is empty."""
-    if place:
-        path = Path(place)
+def find_checkpoint(out_dir="", checkpoint=""):
+    """The path of the checkpoint that the options name; of the newest one if both are empty. Either
+    may be the folder of a run or a file."""
+    if checkpoint and out_dir:
+        raise UserError("--out_dir and --checkpoint both name a checkpoint: give one of them")
+    if checkpoint or out_dir:
+        path = Path(checkpoint or out_dir)
         return path if path.is_file() or path.suffix == ".pt" else path / "ckpt.pt"
     found = list(Path("out").glob("*/ckpt.pt"))
     if not found:
@@ -139,15 +146,27 @@ def refuse_to_overwrite(config):
         )
 
 
+def origin_of(init_from):
+    """The path of the checkpoint that init_from names."""
+    path = find_checkpoint(init_from or "none")
+    if not path.exists():
+        known = [*STARTS, *(run.parent.as_posix() for run in Path("out").glob("*/ckpt.pt"))]
+        hint = did_you_mean(init_from.lower(), known)
+        gpt2 = "; GPT-2's weights cannot be loaded here" if "gpt2" in init_from.lower() else ""
+        raise UserError(
+            f"--init_from={init_from}: no {path} in {Path.cwd()}{hint}{gpt2}; it is "
+            f"{', '.join(STARTS)}, or the path of a checkpoint, which train.py makes"
+        )
+    return path
+
+
 def starting_point(config):
     """Return the checkpoint that a run starts from, or None, and whether the run is a resume."""
     how, last = config.init_from, Path(config.out_dir) / "last.pt"
-    if how.startswith("gpt2") and not Path(how).exists():
-        raise UserError(f"--init_from={how}: GPT-2's weights cannot be loaded here")
-    if how not in ("scratch", "resume", "auto"):
-        return read_checkpoint(find_checkpoint(how)), False
-    if config.eval_only:
-        return read_checkpoint(find_checkpoint(config.out_dir)), False
+    if how not in STARTS or config.eval_only:
+        path = find_checkpoint(config.out_dir) if how in STARTS else origin_of(how)
+        show(f"weights: {path}")
+        return read_checkpoint(path), False
     if how == "resume" or (how == "auto" and last.exists()):
         return read_checkpoint(last), True
     return None, False
@@ -174,9 +193,15 @@ def inherited(checkpoint, asked, given, resume):
             )
         if resume:
             show(f"changed since this run stopped: {name} = {given[name]} (was {value})")
-    if resume or asked.eval_only:
-        return saved
-    return {name: value for name, value in saved.items() if name in ARCHITECTURE}
+    if not (resume or asked.eval_only):
+        return {name: value for name, value in saved.items() if name in ARCHITECTURE}
+    if "device" not in given:  # the run may have been moved to another machine
+        try:
+            pick_device(saved["device"])
+        except UserError as error:
+            show(f"note: {error}")
+            saved |= {"device": "auto", "dtype": asked.dtype}
+    return saved
 
 
 def check_same_data(checkpoint, meta, resume):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from quill.files import reading
-from quill.terminal import did_you_mean
+from quill.terminal import UserError, did_you_mean
 
 USUAL = "shakespeare_char"  # the dataset that prepare_shakespeare.py makes without options
 MOST_EVALUATED = 2_000_000  # characters of a split: on a CPU, more would take minutes each time
@@ -70,15 +70,22 @@ class Dataset:
 
     name: str
     meta: dict  # the contents of its meta.json
-    splits: dict  # {name: Tokens}, of all splits, these two among them
-    train: Tokens
-    val: Tokens
+    splits: dict  # {name: Tokens}
+    device: torch.device
 
     def __str__(self):
         about = f"{self.name}, {self.meta['characters']:,} characters from {self.meta['source']}"
         if max(map(len, self.splits.values())) > MOST_EVALUATED:
             about += f"; losses are measured on {MOST_EVALUATED:,} of a split, always the same ones"
         return about
+
+    @property
+    def train(self):
+        return self.splits["train"]
+
+    @property
+    def val(self):
+        return self.splits["val"]
 
 
 def made_by(folder):
@@ -89,9 +96,7 @@ def made_by(folder):
 
 def read_meta(path):
     """The contents of a meta.json."""
-    known = [other.parent.name for other in Path("data").glob("*/meta.json")]
-    hint = "" if path.exists() else did_you_mean(path.parent.name, known)
-    with reading(f"{path}{hint}", made_by(path.parent)):
+    with reading(path, made_by(path.parent)):
         meta = json.loads(path.read_text(encoding="utf-8"))
         if sorted(set(meta["vocab"])) != list(meta["vocab"]):
             raise ValueError("its vocabulary is not sorted")
@@ -103,6 +108,10 @@ def read_meta(path):
 def open_dataset(name, device="cpu"):
     """The dataset in data/<name>, after every checksum was compared."""
     folder = Path("data") / name
+    if not (folder / "meta.json").exists():
+        known = [path.parent.name for path in Path("data").glob("*/meta.json")]
+        if hint := did_you_mean(folder.name, known):
+            raise UserError(f"no {folder}/meta.json{hint}; {made_by(folder)} makes one")
     meta, splits = read_meta(folder / "meta.json"), {}
     for split in meta["tokens"]:
         path = folder / f"{split}.bin"
@@ -110,4 +119,4 @@ def open_dataset(name, device="cpu"):
             splits[split] = Tokens(path, device)
             if hashlib.sha256(splits[split].ids).hexdigest() != meta["checksums"][split]:
                 raise ValueError("wrong checksum")
-    return Dataset(name, meta, splits, splits["train"], splits["val"])
+    return Dataset(name, meta, splits, torch.device(device))

@@ -34,8 +34,10 @@ def import_matplotlib():
     warnings.filterwarnings("ignore", "Glyph")  # of a character that no font has
     try:
         import matplotlib.font_manager
-    except (ImportError, OSError, ValueError) as error:  # of a folder, or of its matplotlibrc
-        raise UserError(f"cannot plot ({error}); for matplotlib: pip install matplotlib") from error
+    except ImportError as error:
+        raise UserError(f"cannot plot: {error}; for plots: pip install matplotlib") from error
+    except (OSError, ValueError) as error:  # of a folder that it needs, or of its matplotlibrc
+        raise UserError(f"cannot plot: {error}") from error
     return matplotlib
 
 

@@ -36,8 +36,7 @@ def pick_device(name="auto"):
         torch.zeros(1, device=device).item()  # a device with a valid name need not exist
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:100]
-        problem = f"device {name!r} cannot be used here ({reason})"
-        raise UserError(f"{problem}; --device=auto takes what there is") from error
+        raise UserError(f"device {name!r} cannot be used here ({reason})") from error
     if TORCHRUN and device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

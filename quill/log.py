@@ -2,13 +2,14 @@
 about its progress."""
 
 import csv
+import io
 import time
 from datetime import timedelta
 from pathlib import Path
 
 from quill.figures import COLORS, matplotlib_installed, new_figure, optional, save_figure
 from quill.files import reading, replacing
-from quill.terminal import RANK, show
+from quill.terminal import RANK, quoted, show
 
 COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 
@@ -37,7 +38,7 @@ class Progress:
 def print_end(state, folder, signal):
     """Print how a run has ended, and what can be done next. state: a train.State."""
     if signal:
-        command = f"python train.py --init_from=resume --out_dir={folder}"
+        command = f"python train.py --init_from=resume --out_dir={quoted(folder)}"
         show(f"stopped after step {state.step}, and saved; to go on:  {command}")
         return
     show(f"done: {state.step} steps in {timedelta(seconds=round(state.seconds))}")
@@ -47,16 +48,17 @@ def print_end(state, folder, signal):
         why = "overfitting" if last[-2] < lowest[-2] else "the training loss has risen too"
         show(f"it was at step {lowest[0]}; since then {last[-1] - lowest[-1]:.2f} worse: {why}")
         show(f"the last weights are in {folder}/last.pt (sample.py --checkpoint)")
-    show(f"to generate text:  python sample.py --out_dir={folder}")
+    show(f"to generate text:  python sample.py --out_dir={quoted(folder)}")
 
 
 def write(folder, state):
     """Write log.csv and loss.png of a train.State. Only the first process of several writes."""
     if RANK > 0:
         return
-    lines = [",".join(map(str, row)) for row in [COLUMNS, *state.log]]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *state.log])
     with optional("the log"), replacing(Path(folder) / "log.csv") as file:
-        file.write("\n".join([*lines, ""]).encode())
+        file.write(text.getvalue().encode())
     if state.step > 0 and matplotlib_installed():  # before the first step, there is no curve
         with optional("the plot of the losses"):
             plot_loss(folder, state.log, state.losses)

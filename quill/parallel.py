@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from quill.hardware import THREADS
 from quill.terminal import RANK, TORCHRUN, UserError
@@ -74,8 +75,14 @@ def summed(results):
 def processes():
     """Be connected to the other processes of torchrun, if there are any."""
     if WORLD > 1:
+        store, rank, world = next(rendezvous("env://"))
+        if os.environ["LOCAL_WORLD_SIZE"] == str(WORLD):
+            # torchrun's store outlives the processes, and after a restart it still has the
+            # addresses of the dead ones (https://github.com/pytorch/pytorch/issues/135712). So each
+            # restart gets a prefix of its own. Across machines, restarts are counted differently.
+            store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     yield
     if WORLD > 1:  # not after an error: it would wait for them
         distributed.destroy_process_group()

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 
 # torchrun gives each process of a run a rank. Only the first one prints and writes files.
 TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
@@ -37,7 +38,7 @@ def run_main(main):
             gc.freeze()  # else the collector looks at all of PyTorch once more at exit: 0.4 s
     except (UserError, MemoryError, RuntimeError) as error:
         # The processes of a run usually fail together: only the first of them reports it.
-        show(f"error: {' '.join(explained(error).split())}", file=sys.stderr)
+        show(f"error: {one_line(explained(error))}", file=sys.stderr)
         sys.exit(getattr(error, "status", 1))
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, the shells' convention
@@ -45,7 +46,8 @@ def run_main(main):
         # Python would try to write the rest of the output once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):  # `python sample.py | head` is no error
-            print("error:", *str(error).split(), file=sys.stderr)
+            where = f"{error.filename}: " if error.filename else ""  # not of a full disk
+            print(f"error: {where}{one_line(error.strerror or error)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -66,19 +68,26 @@ def explained(error):
     )
 
 
+passing_length = 0  # of the passing line that is on the terminal now
+
+
 def show(line, passing=False, file=None):
     """Print a line, to standard output or to `file`. On a terminal, the next line overwrites a
     `passing` one."""
+    global passing_length
     file = file or sys.stdout
     if RANK > 0:
         return
-    if file and file.isatty():  # it is None if it was closed
-        line = on_terminal(line, file)
-        if passing:  # a line that is wrapped could not be overwritten
-            line = line[: shutil.get_terminal_size().columns - 1]
-        print(f"{erasing()}{line}", end="" if passing else "\n", file=file, flush=True)
-    else:
+    if not file or not file.isatty():  # it is None if it was closed
         print(line, file=file, flush=True)
+        return
+    line = on_terminal(line, file)
+    if passing:  # a line that is wrapped could not be overwritten
+        line = line[: shutil.get_terminal_size().columns - 1]
+    # Overwritten with spaces, because a notebook ignores the code that clears a line.
+    start, spaces = "\r" if passing_length else "", " " * (passing_length - len(line))
+    passing_length = len(line) if passing else 0
+    print(f"{start}{line}{spaces}", end="" if passing else "\n", file=file, flush=True)
 
 
 def on_terminal(text, file=None):
@@ -89,13 +98,20 @@ def on_terminal(text, file=None):
     return re.sub(r"[\0-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)
 
 
-def erasing():
-    """What overwrites a passing line on a terminal. Spaces, because a notebook, which looks like a
-    terminal to the programs in it, ignores the code that clears a line."""
-    return f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r"
+def one_line(message):
+    """A message as one line, in which each character that nobody sees is an escape."""
+    line = " ".join(re.split(r"[ \t\r\n]+", str(message).strip(" \t\r\n")))
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
 
 
-def did_you_mean(name, known):
-    """A hint for an unknown name: the known one that is nearest, or '' if none is near."""
+def quoted(path):
+    """A path as any shell takes it: with forward slashes, and in quotes if it has a space."""
+    path = Path(path).as_posix()
+    return f'"{path}"' if re.search(r"[^\w./:-]", path) else path
+
+
+def did_you_mean(name, known, form="{}"):
+    """A hint for an unknown name: the known one that is nearest, or '' if none is near. form: how
+    the hint writes it."""
     nearest = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
+    return f" (did you mean {form.format(nearest[0])!r}?)" if nearest else ""

@@ -40,7 +40,7 @@ class PlotOptions:
 def prepare(options_class, arguments, study):
     """Return the options, the path of the PNG, the checkpoint, its network and its tokenizer."""
     options = read_options(arguments, options_class, f"-m study {study}")
-    path = find_checkpoint(options.checkpoint or options.out_dir)
+    path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint, output = read_checkpoint(path), options.output or path.parent / f"{study}.png"
     return (
         options,

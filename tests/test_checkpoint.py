@@ -117,6 +117,10 @@ def test_a_network_of_changed_code_is_loaded_with_a_warning(here, capsys):
     after = load(CKPT)[0].state_dict()
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     assert len(capsys.readouterr().err.splitlines()) == 1
+    for changed in ({"network": "rnn"}, {"n_head": 3}):  # which the code cannot build
+        torch.save({**saved, "config": {**saved["config"], **changed}}, CKPT)
+        with pytest.raises(UserError):
+            load(CKPT)
     del saved["weights"]["norm.weight"]  # as if the code had no such norm when it was saved
     torch.save(saved, CKPT)
     with pytest.raises(UserError):
@@ -131,7 +135,9 @@ def test_the_named_checkpoint_is_found_or_else_the_newest(here):
         os.utime(folder / "ckpt.pt", (2e9 - seconds, 2e9 - seconds))
     assert find_checkpoint() == Path("out/newest/ckpt.pt")
     for name in ("out/old", "out/old/ckpt.pt"):
-        assert find_checkpoint(name) == Path("out/old/ckpt.pt")
+        assert find_checkpoint(name) == find_checkpoint(checkpoint=name) == Path("out/old/ckpt.pt")
+    with pytest.raises(UserError, match="--checkpoint"):
+        find_checkpoint("out/run", "last.pt")
 
 
 def test_advice_on_a_missing_checkpoint_works(workspace):
@@ -204,6 +210,19 @@ def test_settings_that_the_code_gained_or_lost_do_not_matter(workspace):
     assert read_checkpoint("out/run/last.pt")["state"]["step"] == 10
 
 
+def test_a_run_of_a_device_that_is_not_here_goes_on_with_what_is(workspace, capsys):
+    train.main(TINY)
+    for name in ("last.pt", "ckpt.pt"):
+        saved = read_checkpoint(f"out/run/{name}")
+        saved["config"]["device"] = "cuda:77"
+        torch.save(saved, f"out/run/{name}")
+    for command in (["--eval_only"], ["--init_from=resume", "--max_iters=10"]):
+        train.main(command)
+        assert "cuda:77" in capsys.readouterr().out
+    with pytest.raises(UserError, match="cuda:77"):
+        train.main(["--eval_only", "--device=cuda:77"])
+
+
 def test_a_resume_with_another_text_or_split_is_refused(workspace):
     train.main(TINY)
     text = Path("small.txt").read_text()
@@ -266,7 +285,9 @@ def test_a_second_run_into_a_locked_folder_is_refused(workspace):
     [
         ("--out_dir=out/run/ckpt.pt", "a file.* out.run$"),
         ("--init_from=gpt2", "GPT-2.* cannot"),
-        ("--init_from=out/rum", "'out/run/ckpt.pt'"),
+        ("--init_from=SCRATCH", "'scratch'"),
+        ("--init_from=", "scratch, resume"),
+        ("--init_from=out/rum", "'out/run'"),
         ("--init_from=resume --out_dir=out/rum", "'out/run/last.pt'"),
         ("--dataset=data/small", "'small'"),
         ("--dataset=smal", "'small'"),

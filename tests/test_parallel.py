@@ -39,9 +39,7 @@ def torchrun(*arguments, restarts=0):
     """Start train.py in two processes, with one thread each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [f"--max-restarts={restarts}", str(ROOT / "train.py"), *TINY, *arguments]
-    # The second so that a restarted process does not look for dead ones: docs/long_runs.md.
-    more = {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    environment = {**os.environ, **more}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, **PIPES)
 
 

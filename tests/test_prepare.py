@@ -7,9 +7,12 @@ import io
 import json
 import os
 import re
+import shutil
 import string
 import sys
 import threading
+import time
+import tracemalloc
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,8 +26,10 @@ from hypothesis import strategies as st
 
 import prepare_shakespeare as prepare
 import quill
+from quill import text as texts
 from quill.checkpoint import FORMAT
 from quill.dataset import open_dataset
+from quill.files import locked
 from quill.terminal import UsageError, UserError
 from tokenizer import Tokenizer
 
@@ -39,6 +44,7 @@ fuzz = hypothesis.settings(max_examples=60, deadline=None, database=None, derand
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # slow, and no test cuts the power
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between two tries of a download
     monkeypatch.setenv("no_proxy", "*")
     Path("data").mkdir()
 
@@ -90,6 +96,7 @@ def test_bins_equal_nanogpts_byte_for_byte(text, piece):
     text = "a" + text + "ab" * 20  # nanoGPT keeps a byte-order mark
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "PIECE", piece)
+        patch.setattr(texts, "PIECE", piece)
         make(text)
     universal = Path("text.txt").read_text(encoding="utf-8")  # \r\n and \r are read as \n
     for split, ids in nanogpts_bins(universal).items():
@@ -100,7 +107,7 @@ def test_bins_equal_nanogpts_byte_for_byte(text, piece):
 @fuzz
 @given(st.integers(40, 10**9))
 def test_a_text_of_any_length_is_cut_where_nanogpt_cuts_it(length):
-    assert prepare.divide(length, prepare.Options.split)["train"] == int(length * 0.9)
+    assert prepare.divide(length, prepare.parse_split("0.9,0.1"))["train"] == int(length * 0.9)
 
 
 def test_known_text_gives_known_bytes_and_meta():
@@ -132,6 +139,12 @@ def test_three_fractions_give_a_test_split_until_two_are_given():
     assert not Path("data/d/test.bin").exists() and whole() == OTHER
 
 
+def test_another_datasets_vocabulary_gives_its_ids():
+    vocab = make("zyxabc" * 10, dataset="first")["vocab"]
+    assert make("cab" * 10, "--vocab=data/first/meta.json")["vocab"] == vocab
+    assert tokens("train").tolist() == [vocab.index(character) for character in "cab" * 9]
+
+
 def test_dataset_can_be_prepared_again_from_its_own_text():
     make(TEXT)
     prepare.main(["--source=data/d/input.txt", "--dataset=d", "--split=0.5,0.5"])
@@ -147,6 +160,19 @@ def test_65536_different_characters_are_the_most():
         make(characters + "\n")
 
 
+@pytest.mark.parametrize("start", ["", "\ufeff😀\r"], ids=["ascii", "four bytes a character"])
+def test_memory_stays_below_4_times_the_text(start):
+    content = (start + "to be or not to be, that is the question\r\n" * 240_000).encode()
+    tracemalloc.start()
+    try:
+        make(content)  # `content` is older, and not counted
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(content) > 10_000_000
+    assert peak < 4 * len(content)
+
+
 # --- The tokenizer ----------------------------------------------------------------------------
 
 
@@ -160,6 +186,8 @@ def test_decoding_undoes_encoding(text):
 
 
 def test_unknown_characters_are_listed_up_to_ten():
+    with pytest.raises(ValueError, match="'z'"):
+        Tokenizer("abc").encode("abzc")
     with pytest.raises(ValueError, match=r"'b', .*'k' and 15 more$"):
         Tokenizer("a").encode(string.ascii_lowercase)
 
@@ -177,12 +205,13 @@ class Answer:
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server that gives its answer to each request. It is the home of Tiny Shakespeare, which is
-    TEXT."""
+    """A server that gives its answers in turn, and the last one from then on. It is the home of
+    Tiny Shakespeare, which is TEXT."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):  # noqa: N802 (http.server's name)
-            answer, http.requests = http.answer, http.requests + 1
+            answer = http.answers[min(http.requests, len(http.answers) - 1)]
+            http.requests += 1
             self.send_response(answer.status)
             self.send_header("Content-Length", str(len(answer.body) + answer.missing))
             self.send_header("Content-Type", answer.kind)
@@ -190,7 +219,7 @@ def server(monkeypatch):
             self.wfile.write(answer.body)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.answer, http.requests = Answer(), 0
+        http.answers, http.requests = [Answer()], 0
         http.url = f"http://127.0.0.1:{http.server_port}/input.txt"
         monkeypatch.setattr(prepare, "URL", http.url)
         monkeypatch.setattr(prepare, "SHA256", sha256(TEXT.encode()))
@@ -201,11 +230,11 @@ def server(monkeypatch):
         thread.join()
 
 
-FAILURES = {
-    "not found": Answer(404),
-    "out of order": Answer(500),
-    "truncated": Answer(missing=10),
-    "a login page": Answer(kind="text/html; charset=utf-8"),
+FAILURES = {  # an answer, and how often the server that gives it is asked
+    "not found": (Answer(404), 1),
+    "out of order": (Answer(500), 3),
+    "truncated": (Answer(missing=10), 1),
+    "a login page": (Answer(kind="text/html; charset=utf-8"), 1),
 }
 
 
@@ -219,9 +248,19 @@ def test_default_is_downloaded_again_only_if_altered(server):
         assert server.requests == requests
 
 
-def test_failed_default_download_takes_the_bundled_text(server, capsys):
-    server.answer = Answer(body=OTHER.encode())
+def test_server_that_recovers_is_asked_until_it_does(server):
+    server.answers = [Answer(503), Answer(500), Answer(body=OTHER.encode())]
+    prepare.main(["--source", server.url, "--dataset=d"])
+    assert server.requests == 3
+    assert whole() == OTHER and open_dataset("d").meta["source"] == server.url
+
+
+@pytest.mark.parametrize("name", [*FAILURES, "another text"])
+def test_failed_default_download_takes_the_bundled_text(name, server, capsys):
+    answer, requests = FAILURES.get(name, (Answer(body=OTHER.encode()), 1))
+    server.answers = [answer]
     prepare.main([])
+    assert server.requests == requests
     assert whole("shakespeare_char") == prepare.BUNDLED.read_text()
     warning, source = capsys.readouterr().err, open_dataset("shakespeare_char").meta["source"]
     assert "NOT Shakespeare" in warning and server.url in warning
@@ -231,16 +270,12 @@ def test_failed_default_download_takes_the_bundled_text(server, capsys):
 @pytest.mark.parametrize("name", FAILURES)
 def test_failed_download_is_reported_and_changes_nothing(name, server):
     make(OTHER)
-    before, server.answer = snapshot(), FAILURES[name]
+    before = snapshot()
+    answer, requests = FAILURES[name]
+    server.answers = [answer]
     with pytest.raises(UserError, match=server.url):
         prepare.main(["--source", server.url, "--dataset=d"])
-    assert snapshot() == before
-
-
-def test_without_requests_the_bundled_text_is_taken(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "requests", None)
-    prepare.main(["--dataset=d"])
-    assert "requests" in capsys.readouterr().err
+    assert (server.requests, snapshot()) == (requests, before)
 
 
 def test_bundled_text_has_the_characters_of_the_real_one():
@@ -259,28 +294,28 @@ FILES = {
     "empty.txt": b"",
     "short.txt": b"abcdefghijk",
     "latin1.txt": b"\r\n" * 10 + b"caf\xe9 au lait",
+    "late.txt": "😀".encode() * 1_250_000 + b"\xff",
     "cut.txt": "ab€".encode()[:-1],
     "other.json": b'{"vocab": "abc", "most_frequent": "a", "source": "", "characters": 3, '
     b'"tokens": {}, "checksums": {}}',
 }
 BAD = {  # a command line, and facts that the message must have
     "--source=nowhere.txt": ["nowhere.txt"],
-    "--source=data": ["'data'", "data/*.txt"],
-    "--source=": ["''"],
-    "--source=~nobody/a.txt": ["~nobody/a.txt"],
-    "--source=ftp://a/b.txt": ["ftp://a/b.txt"],
-    "--source=http://[::1": ["http://[::1"],
+    "--source=data": ["data"],
     "--source=empty.txt": ["empty.txt", "0 characters"],
     "--source=short.txt --split=0.8,0.1,0.1": ["short.txt", "11 characters"],
     "--source=latin1.txt": ["latin1.txt", "offset 23 "],
+    "--source=late.txt": ["late.txt", "offset 5,000,000 "],
     "--source=cut.txt": ["cut.txt", "offset 2 "],
     "--source=http://127.0.0.1:1/": ["http://127.0.0.1:1/"],  # nobody listens there
     "--vocab=nowhere.json": ["nowhere.json"],
+    "--vocab=data": ["data"],
     "--vocab=other.json": ["text.txt", "'\\n', ' '", "more"],
 }
-for fractions in ["0.5,0.4", "most,rest", "1", "0.4,0.2,0.2,0.2", "0.5,0.5,0", "nan,0.1", ""]:
-    BAD[f"--split={fractions}"] = ["--split"]
-for name in ["a/b", "d/", "..", "", "/tmp"]:
+FRACTIONS = ["0.5,0.4", "0.9,0.2", "most,rest", "1", "0.4,0.2,0.2,0.2", "1.5,-0.5", "0.5,0.5,0"]
+for fractions in [*FRACTIONS, "nan,0.1", "snan,0.1", "inf,-inf", ""]:
+    BAD[f"--split={fractions}"] = ["--split", fractions]
+for name in ["a/b", "d/", "..", ".", "", "/tmp"]:
     BAD[f"--dataset={name}"] = ["--dataset", repr(name)]
 
 
@@ -299,17 +334,26 @@ def test_bad_input_is_reported_and_changes_nothing(words):
     assert snapshot() == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "flipped", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "longer", "empty", "flipped", "missing"])
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "meta.json"])
 def test_damaged_dataset_is_refused_with_the_files_name(name, damage):
     make(TEXT)
     path = Path("data/d", name)
     content = path.read_bytes()
     flipped = bytes([content[0] ^ 1]) + content[1:]
-    changed = {"cut": content[:-2], "longer": content + b"1\0", "flipped": flipped}
+    changed = {"cut": content[:-2], "longer": content + b"1\0", "empty": b"", "flipped": flipped}
     path.unlink() if damage == "missing" else path.write_bytes(changed[damage])
     with pytest.raises(UserError, match=f"data.d.{name}.*prepare_shakespeare.py"):
         open_dataset("d")
+
+
+@posix
+def test_second_prepare_is_refused_while_the_first_one_writes():
+    make(OTHER)
+    before = snapshot()
+    with locked(Path("data/d")), pytest.raises(UserError, match="data/d"):
+        make(TEXT)
+    assert snapshot() == before
 
 
 # --- What interrupts it -----------------------------------------------------------------------
@@ -323,6 +367,23 @@ def assert_old_new_or_unfinished():
         assert "data/d/meta.json" in str(error)
     make(TEXT)
     assert whole() == TEXT and len(os.listdir("data/d")) == 5  # four files and the lock
+
+
+@posix
+@pytest.mark.parametrize("limit", [len(TEXT) - 1, len(TEXT) + 1], ids=["input.txt", "train.bin"])
+def test_full_disk_leaves_no_mixture_of_two_texts(limit):
+    import resource
+
+    make(OTHER)
+    Path("new.txt").write_text(TEXT)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write data/d"):
+            prepare.main(["--source=new.txt", "--dataset=d"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert_old_new_or_unfinished()
 
 
 def kill_after(operations):
@@ -363,11 +424,26 @@ def test_other_encodings_are_refused_by_their_name(encoding):
 
 
 def test_several_sources_and_standard_input_make_one_text(monkeypatch):
-    for name, text in (("a.txt", TEXT), ("b.txt", OTHER.rstrip())):
+    for name, text in (("a.txt", TEXT), ("b.txt", OTHER)):
         Path(name).write_text(text, encoding="utf-8-sig")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the end")))
-    prepare.main(["--dataset=d", "--source", "a.txt", "b.txt", "--source=-"])
-    assert whole() == TEXT + OTHER + "the end" == Path("data/d/input.txt").read_text()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the end\n")))
+    prepare.main(["--dataset=d", "--source", "a.txt", "b.txt", "-"])
+    assert whole() == TEXT + OTHER + "the end\n" == Path("data/d/input.txt").read_text()
+    Path("folder").mkdir()
+    for hint in (r"cannot read folder: [^(]*$", r"folder/\*.txt"):  # only where there are some
+        with pytest.raises(UserError, match=hint):
+            prepare.main(["--source=folder"])
+        Path("folder/a.txt").touch()
+
+
+@pytest.mark.parametrize("cut", [5, 13])  # between two characters, and inside one
+def test_second_source_begins_a_line(cut):
+    content = "It was a café, was it?\n".encode() * 9
+    Path("a").write_bytes(content[:cut])
+    Path("b").write_bytes(content[cut:])
+    prepare.main(["--dataset=d", "--source", "a", "--source", "b"])
+    parts = content if cut == 13 else content[:cut] + b"\n" + content[cut:]
+    assert whole() == parts.decode()
 
 
 def test_stored_source_has_no_folders_and_passwords(server):
@@ -375,21 +451,34 @@ def test_stored_source_has_no_folders_and_passwords(server):
     odd = os.fsdecode(b"deep/caf\xe9.txt")
     Path(odd).write_text(TEXT)
     url = server.url.replace("http://", "http://me:secret@")
-    for source, name in ((odd, "caf\\udce9.txt"), (url, server.url)):
+    for source, name in ((odd, "caf\\xe9.txt"), (url, server.url)):
         prepare.main(["--dataset=d", "--source", source])
         assert open_dataset("d").meta["source"] == name
-    server.answer = Answer(404)
+    server.answers = [Answer(404)]
     with pytest.raises(UserError) as caught:
         prepare.main(["--dataset=d", "--source", url])
     assert "secret" not in str(caught.value)
 
 
+ODD = ["ftp://a/b.txt", "file:///a.txt", "~nobody/a.txt", "FTP://a", "http://[::1", "http://.a"]
+
+
+@pytest.mark.parametrize("source", ODD)
+def test_odd_source_is_refused_and_the_old_dataset_stays(source):
+    make(OTHER)
+    before = snapshot()
+    with pytest.raises(UserError, match=re.escape(source)):
+        prepare.main(["--dataset=d", "--source", source])
+    assert snapshot() == before
+
+
 def test_vocabulary_comes_from_a_dataset_or_a_checkpoint():
     vocab = make("zyxabc" * 10, dataset="first")["vocab"]
     torch.save({"format": FORMAT, "meta": {"vocab": vocab}}, "ckpt.pt")
-    for name in ("first", "data/first", "data/first/meta.json", "ckpt.pt"):
+    Path("out/run").mkdir(parents=True)
+    shutil.copy("ckpt.pt", "out/run")
+    for name in ("first", "data/first", "data/first/meta.json", "ckpt.pt", "out/run"):
         assert make("cab" * 10, f"--vocab={name}")["vocab"] == vocab
-        assert tokens("train").tolist() == [vocab.index(character) for character in "cab" * 9]
 
 
 def test_most_frequent_characters_are_listed_up_to_100():
@@ -412,3 +501,9 @@ def test_without_torch_a_program_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SystemExit, match="^error: .*pip install[^\n]*$"):
         quill.start()
+
+
+def test_without_requests_the_bundled_text_is_taken(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "requests", None)
+    prepare.main(["--dataset=d"])
+    assert "requests" in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_unknown_option_of_any_study_is_a_usage_error(here, name):
     ("status", "arguments", "message"),
     [
         (2, ["dry_run", "no_recipe.py"], "no_recipe.py"),
-        (2, ["dry_run", "--n_layers=2"], "'n_layer'"),
+        (2, ["dry_run", "--n_layers=2"], "--n_layer'"),
         (2, ["find_lr", "--batch_size=0"], "batch_size"),
         (2, ["temperature", "--temperature", "1", "x"], "temperature"),
         (2, ["attention", "--start=" + "a" * 17], "17 characters"),
@@ -548,7 +548,7 @@ def test_matplotlib_that_does_not_start_is_a_note(here, monkeypatch, capsys):
     prepare_small()
     monkeypatch.setattr(checks, "RATE_STEPS", 30)
     main(["find_lr", *TINY])
-    assert f"note: the plot could not be written: cannot plot ({text})" in capsys.readouterr().out
+    assert f"note: the plot could not be written: cannot plot: {text}" in capsys.readouterr().out
 
 
 def test_option_that_a_page_would_ignore_is_refused(here):
@@ -557,5 +557,5 @@ def test_option_that_a_page_would_ignore_is_refused(here):
     for words in (["--text=small.txt"], ["--blank", "--out_dir=out/run"]):
         with pytest.raises(UsageError, match="--blank"):
             page(words)
-    with pytest.raises(UserError, match="^cannot read .nosuch.txt"):
+    with pytest.raises(UserError, match="^cannot read nosuch.txt"):
         page(["--blank", "--text=nosuch.txt"])

@@ -133,7 +133,7 @@ def test_passing_line_is_overwritten_on_a_terminal_alone():
     assert shown.count("\n") == 1  # the last line's
     assert "step 2" in shown
     line = []  # what is seen, where \r only moves to the left margin, as in a notebook
-    for part in shown.rstrip().split("\r"):
+    for part in shown.strip("\r\n").split("\r"):
         line[: len(part)] = part
     assert "".join(line).rstrip() == "done"
 
