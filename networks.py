@@ -154,5 +154,8 @@ class NetworkConfig(GPTConfig):
 
 
 def build(config, vocab_size):
-    """A fresh network of the kind that config.network names. ValueError if its sizes do not fit."""
+    """A fresh network of the kind that config.network names. ValueError if there is no such kind,
+    or if its sizes do not fit."""
+    if config.network not in NETWORKS:
+        raise ValueError(f"there is no network {config.network!r}")
     return NETWORKS[config.network](config, vocab_size)

@@ -79,7 +79,7 @@ def read_prompt(start, tokenizer):
         raise UserError(f"--start: {error}; {known}") from error
 
 
-def write(network, tokenizer, prompt, idx, temperature, options):
+def write_samples(network, tokenizer, prompt, idx, temperature, options):
     """Print the texts. One is printed while it is generated; several are generated as one batch."""
     settings = {"temperature": temperature, "top_k": options.top_k, "top_p": options.top_p}
     settings["generator"] = torch.Generator(idx.device).manual_seed(options.seed)
@@ -106,17 +106,15 @@ def main(arguments):
     device = hardware.pick_device(options.device)
     network = hardware.for_sampling(network_of(checkpoint), device, options.dtype)
     state, source = checkpoint["state"], checkpoint["meta"]["source"]
-    age = timedelta(seconds=round(time.time() - path.stat().st_mtime))
-    age = f"{age} old" if age >= timedelta(0) else f"{-age} in the future"
-    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}, {age}"
+    age = timedelta(seconds=max(0, round(time.time() - path.stat().st_mtime)))
+    about = f"validation loss {state['best_val_loss']:.4f}, step {state['step']}, {age} old"
     print(f"{path}: {about}, trained on {source}", file=sys.stderr, flush=True)
 
     started = time.monotonic()
-    with hardware.errors_explained():
-        for temperature in options.temperature:
-            if len(options.temperature) > 1:
-                print(f"--- temperature {temperature:g} ---", file=sys.stderr, flush=True)
-            write(network, tokenizer, prompt, idx.to(device), temperature, options)
+    for temperature in options.temperature:
+        if len(options.temperature) > 1:
+            print(f"--- temperature {temperature:g} ---", file=sys.stderr, flush=True)
+        write_samples(network, tokenizer, prompt, idx.to(device), temperature, options)
     seconds = time.monotonic() - started
     count = len(options.temperature) * options.num_samples * options.max_new_tokens
     dtype = str(network.dtype).removeprefix("torch.")

@@ -11,7 +11,6 @@ from quill import start
 
 start()
 
-import contextlib
 import math
 import sys
 import time
@@ -25,10 +24,9 @@ from model import generate
 from networks import NetworkConfig, build
 from quill import checkpoint, hardware, log, parallel
 from quill.dataset import open_dataset
-from quill.files import locked
+from quill.files import locked, reading
 from quill.muon import Muon
 from quill.optimizers import Optimizers
-from quill.parallel import RANK
 from quill.settings import check_limits, read_settings
 from quill.terminal import UserError, run_main, show
 from tokenizer import Tokenizer
@@ -258,7 +256,7 @@ def evaluate(network, optimizer, data, config, state):
     state.log = [row for row in state.log if row[0] < state.step]  # a resume may repeat the last
     state.log += [[state.step, tokens, round(state.seconds, 2), lr, train_loss, val_loss]]
     sample = state.samples[state.step] = short_sample(network, data)
-    checkpoint.save("last.pt", network, config, data.meta, state, optimizer)
+    save_last(network, optimizer, data, config, state)
     if best:
         checkpoint.save("ckpt.pt", network, config, data.meta, state)
     log.write(config.out_dir, state)
@@ -266,6 +264,12 @@ def evaluate(network, optimizer, data, config, state):
     show(f"--- step {state.step}: {losses}, {'the best' if best else 'not the best'} so far")
     for line in sample.splitlines():
         show(f"    | {line}")
+
+
+def save_last(network, optimizer, data, config, state):
+    """Save all that a resume needs, unless the run has diverged."""
+    check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
+    checkpoint.save("last.pt", network, config, data.meta, state, optimizer)
 
 
 def short_sample(network, data):
@@ -294,7 +298,7 @@ def set_up(given):
     asked = Config(**given)  # says which checkpoint to start from, which passes on settings
     saved, resume = parallel.from_first_process(checkpoint.starting_point, asked)
     config = Config(**checkpoint.inherited(saved, asked, given, resume) | given)
-    device = parallel.own_device(hardware.pick_device(config.device))
+    device = hardware.pick_device(config.device)
 
     data = open_dataset(config.dataset, device)
     show(f"text:    {data}")
@@ -316,14 +320,13 @@ def set_up(given):
     optimizer, state = configure_optimizers(network, config), State()
     if resume:
         state = State(**saved["state"])
-        checkpoint.restore(saved, optimizer)
+        with reading("last.pt", maker="train.py"):  # it may be a copy of ckpt.pt
+            optimizer.load_state_dict(saved["optimizer"])
     return network, optimizer, data, config, state
 
 
 def train(network, optimizer, data, config, state, stop):
-    """Train to max_iters, or until stop, a parallel.StopRequest, has received a signal. Returns
-    that signal's number, or 0."""
-    check_schedule(config)
+    """Train to max_iters, or until a signal: returns its number, or 0. stop: a StopRequest."""
     forward = hardware.compiled(network, get_batch(data.train, config, 0), config)
     started = time.perf_counter() - state.seconds
     progress = log.Progress(state.step, config.max_iters, tokens_per_step(config))
@@ -334,8 +337,7 @@ def train(network, optimizer, data, config, state, stop):
             evaluate(network, optimizer, data, config, state)
             progress.restart(state.step)
         elif signal or extra:
-            check_finite(sum(p.sum().item() for p in network.parameters()), config, state)
-            checkpoint.save("last.pt", network, config, data.meta, state, optimizer)
+            save_last(network, optimizer, data, config, state)
         if done or signal:
             return 0 if done else signal
 
@@ -356,32 +358,30 @@ def print_losses(network, data, config):
     size, half = config.block_size, config.block_size // 2
     for split, tokens in data.splits.items():
         loss = estimate_loss(network, tokens.in_order(size))
-        bits, perplexity = loss / math.log(2), math.exp(loss)
-        units = f"{bits:.3f} bits per character, perplexity {perplexity:.2f}"
+        units = f"{loss / math.log(2):.3f} bits per character, perplexity {math.exp(loss):.2f}"
         show(f"{split + ':':<6} {loss:.4f} nats ({units})")
         if split != "train":
             loss = estimate_loss(network, tokens.in_order(size, overlap=half), skipped=half)
-            show(f"       {loss:.4f} nats with at least {half} characters of context")
+            if not math.isnan(loss):  # a short split has no such character
+                show(f"       {loss:.4f} nats with at least {half} characters of context")
 
 
 def main(arguments):
     given, recipe = read_settings(arguments, Config, "train.py", NANOGPTS, __doc__)
     folder = given["out_dir"] = given.get("out_dir") or f"out/{recipe or 'run'}"
-    parallel.join_processes()
-    writes = RANK == 0 and not given.get("eval_only")
-    with hardware.errors_explained(), locked(folder) if writes else contextlib.nullcontext():
-        if writes:
+    with parallel.processes():
+        if given.get("eval_only"):
+            network, _, data, config, _ = set_up(given)
+            return print_losses(network, data, config)
+        with locked(folder):
             checkpoint.refuse_to_overwrite(Config(**given))
-        network, optimizer, data, config, state = set_up(given)
-        if config.eval_only:
-            print_losses(network, data, config)
-            return parallel.leave_processes()
-        rest = "" if state.step < config.max_iters else "; a larger --max_iters goes further"
-        show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
-        with parallel.StopRequest() as stop:
-            signal = train(network, optimizer, data, config, state, stop)
-        log.print_end(state, folder, signal)
-    parallel.leave_processes()
+            network, optimizer, data, config, state = set_up(given)
+            check_schedule(config)
+            rest = "" if state.step < config.max_iters else "; a larger --max_iters goes further"
+            show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
+            with parallel.StopRequest() as stop:
+                signal = train(network, optimizer, data, config, state, stop)
+            log.print_end(state, folder, signal)
     if signal:
         sys.exit(128 + signal)
 

@@ -27,8 +27,8 @@ export function transpose(x, rows, columns, y) {
   }
 }
 
-/** y = x weight^T + bias: (N, inputs) -> (N, outputs) @param {GPT} net */
-export function linear({ memory, turned }, x, { weight, bias, shape }, y, first, last) {
+/** y = x weight^T: (N, inputs) -> (N, outputs) @param {GPT} net */
+export function linear({ memory, turned }, x, { weight, shape }, y, first, last) {
   const [outputs, inputs] = shape;
   if (turned) {
     transpose(weight, outputs, inputs, turned); // -> (inputs, outputs)
@@ -38,7 +38,6 @@ export function linear({ memory, turned }, x, { weight, bias, shape }, y, first,
       memory.multiply(weight, outputs, inputs, x, n * inputs, y, n * outputs);
     }
   }
-  if (bias) for (let i = first * outputs; i < last * outputs; i++) y[i] += bias[i % outputs];
 }
 
 /** Shift and scale each row to mean 0 and variance 1: (rows, size), into y, which may be x.
@@ -58,11 +57,10 @@ export function normalize(x, first, last, size, y, scale) {
 }
 
 /** Normalize, and multiply by trained gains: (N, C) -> (N, C) @param {GPT} net */
-function layer_norm({ C }, x, { gain: { weight, bias }, normalized, scale }, y, first, last) {
+function layer_norm({ C }, x, { gain: { weight }, normalized, scale }, y, first, last) {
   normalize(x, first, last, C, normalized, scale);
   for (let n = first; n < last; n++) {
     for (let i = 0; i < C; i++) y[n * C + i] = normalized[n * C + i] * weight[i];
-    if (bias) for (let i = 0; i < C; i++) y[n * C + i] += bias[i];
   }
 }
 
@@ -105,32 +103,15 @@ export function add(x, y, from = 0, to = x.length) {
 export const INIT_STD = 0.02;
 const WAVELENGTH_BASE = 10000;
 
-/** The angle of each position for each pair of dimensions: (length, pairs), in radians. */
-function position_angles(length, pairs) {
-  const angles = new Float32Array(length * pairs);
+/** cos and sin of the angle of each position for each pair of dimensions: (T, D / 2) each. */
+function rotary_tables(T, D) {
+  const pairs = D / 2;
+  const angles = new Float32Array(T * pairs); // in radians
   for (let pair = 0; pair < pairs; pair++) {
     // Rounded to float32 as in PyTorch: an angle of many radians shows such differences.
     const speed = Math.fround(WAVELENGTH_BASE ** -Math.fround(pair / pairs));
-    for (let t = 0; t < length; t++) angles[t * pairs + pair] = t * speed;
+    for (let t = 0; t < T; t++) angles[t * pairs + pair] = t * speed;
   }
-  return angles;
-}
-
-/** What is added to the embeddings of sinusoidal positions: (T, C). @param {Config} config */
-function sinusoidal_table({ block_size, n_embd }) {
-  const pairs = n_embd / 2;
-  const table = new Float32Array(block_size * n_embd);
-  position_angles(block_size, pairs).forEach((angle, i) => {
-    const at = Math.floor(i / pairs) * n_embd + (i % pairs);
-    table[at] = INIT_STD * Math.SQRT2 * Math.sin(angle);
-    table[at + pairs] = INIT_STD * Math.SQRT2 * Math.cos(angle);
-  });
-  return table;
-}
-
-/** cos and sin for rotate(), each (length, D / 2). */
-function rotary_tables(length, D) {
-  const angles = position_angles(length, D / 2);
   return { cos: angles.map(Math.cos), sin: angles.map(Math.sin) };
 }
 
@@ -218,11 +199,10 @@ function attend({ memory, T, D, turned, mixed_heads }, layer, head, first, last)
 
 /** The first half of each vector becomes that of the character before it, in place: (N, C). Before
  *  the first character of a sequence there are zeros. norm: where y comes from. @param {GPT} net */
-function shift({ T, C }, { gain: { weight, bias }, normalized }, y, first, last) {
+function shift({ T, C }, { gain: { weight }, normalized }, y, first, last) {
   for (let n = first; n < last; n++) {
     for (let i = 0; i < C >> 1; i++) {
-      const before = normalized[(n - 1) * C + i] * weight[i] + (bias ? bias[i] : 0);
-      y[n * C + i] = n % T ? before : 0;
+      y[n * C + i] = n % T ? normalized[(n - 1) * C + i] * weight[i] : 0;
     }
   }
 }
@@ -272,8 +252,6 @@ export class GPT {
     this.switched_off = new Set(); // "layer.head" of the heads whose output is replaced by zeros
     this.token_embedding = parameters.named("token_embedding"); // (V, C), lm_head's weight too
     this.position_embedding = parameters.named("position_embedding"); // (T, C), if learned
-    const sinusoidal = config.position === "sinusoidal" ? sinusoidal_table(config) : undefined;
-    this.position_table = this.position_embedding?.weight ?? sinusoidal;
     this.rotary = config.position === "rotary" ? rotary_tables(T, D) : null;
     const rows = (/** @type {number} */ size) => memory.array(N * size); // (N, size)
     const norm = (/** @type {string} */ name) => {
@@ -318,11 +296,12 @@ export class GPT {
   /** this.logits (N, V), those of the next character after each. windows: the ids (B, T + 1); the
    *  last of each sequence is not read. @param {ArrayLike<number>} windows */
   forward(windows, first = 0, last = this.N) {
-    const { x, C, T, token_embedding, position_table } = this;
+    const { x, C, T, token_embedding } = this;
+    const positions = this.position_embedding?.weight;
     for (let n = first; n < last; n++) {
       const [from, at] = [windows[n + Math.floor(n / T)] * C, (n % T) * C];
       for (let i = 0; i < C; i++) x[n * C + i] = token_embedding.weight[from + i];
-      if (position_table) for (let i = 0; i < C; i++) x[n * C + i] += position_table[at + i];
+      if (positions) for (let i = 0; i < C; i++) x[n * C + i] += positions[at + i];
     }
     for (const layers of this.blocks) block(this, layers, first, last);
     layer_norm(this, x, this.norm, this.final, first, last);

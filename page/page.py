@@ -13,10 +13,8 @@ learn.js is the backward pass and the optimizers, and views/ is what the reader 
 import base64
 import copy
 import hashlib
-import inspect
 import json
 import re
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,8 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import model
-from prepare_shakespeare import BUNDLED, MOST_FREQUENT, URL
+from prepare_shakespeare import BUNDLED, URL
 from quill.checkpoint import PER_CALL, find_checkpoint, network_of, read_checkpoint
 from quill.files import replacing
 from quill.log import COLUMNS
@@ -47,6 +44,8 @@ SIZES = [
 # How a page goes on to train a network: config/finetune.py, in smaller batches, for less memory.
 TUNING = {"optimizer": "adamw", "batch_size": 4, "max_iters": 300, "learning_rate": 3e-4}
 TUNING |= {"warmup_iters": 10, "min_lr": 3e-5, "lr_decay_iters": 0}
+# The networks that a page runs.
+RUNS = {"network": ["gpt"], "position": ["learned", "rotary", "none"], "bias": [False]}
 PROBED = 64  # characters; enough to see any part of a network that computes something else
 IMPORT = re.compile(r'^import \{[^}]*\} from "(.*)";\n', re.MULTILINE)
 
@@ -102,13 +101,6 @@ def probe(network):
     return {"ids": ids.tolist(), "surprises": surprises.tolist()}
 
 
-def read_code():
-    """{"model.py": {name: source}} of its functions and classes."""
-    parts = vars(model).items()
-    own = {name: x for name, x in parts if getattr(x, "__module__", None) == "model"}
-    return {"model.py": {name: inspect.getsource(part) for name, part in own.items()}}
-
-
 def newest_state(checkpoint, folder):
     """How far a checkpoint's run has come: the state in last.pt, if it is in the same folder."""
     last = folder / "last.pt"
@@ -121,7 +113,6 @@ def collect_data(checkpoint, network, folder):
     return {
         "config": recipe_of(checkpoint["config"]),
         "vocab": list(meta["vocab"]),
-        "frequent": [i for i, one in enumerate(meta["vocab"]) if one in meta["most_frequent"]],
         "probe": probe(network),
         "source": "Tiny Shakespeare" if meta["source"] == URL else meta["source"],
         "step": state["step"],
@@ -129,28 +120,17 @@ def collect_data(checkpoint, network, folder):
         "log": {name: [row[i] for row in newest["log"]] for i, name in enumerate(COLUMNS)},
         "batches": newest["losses"],
         "samples": list(newest["samples"].items()),
-        "code": read_code(),
         "learn": {"sizes": [], "tuning": TUNING},
     }
 
 
 def collect_blank(text):
-    """The same for a page whose network has learned nothing, with a text that it can learn."""
+    """For a page whose network has learned nothing, with a text that it can learn."""
     sizes = [{"name": name, "config": recipe_of(read_recipe(words))} for name, words in SIZES]
-    vocab = sorted(set(text))
-    frequent = dict(Counter(text).most_common(MOST_FREQUENT))
     return {
         "untrained": True,
         "config": sizes[0]["config"],
-        "vocab": vocab,
-        "frequent": [i for i, one in enumerate(vocab) if one in frequent],
-        "source": "",
-        "step": 0,
-        "val_loss": None,
-        "log": {name: [] for name in COLUMNS},
-        "batches": [],
-        "samples": [],
-        "code": read_code(),
+        "vocab": sorted(set(text)),
         "learn": {"sizes": sizes, "tuning": TUNING, "text": text},
     }
 
@@ -186,8 +166,7 @@ def write_policy(script, style):
         for text in (script, style)
     )
     return (
-        f"default-src 'none'; connect-src 'none'; "
-        f"script-src {script} 'wasm-unsafe-eval'; style-src {style}; "
+        f"default-src 'none'; script-src {script} 'wasm-unsafe-eval'; style-src {style}; "
         "img-src data:; worker-src blob:; base-uri 'none'; form-action 'none'"
     )
 
@@ -216,12 +195,15 @@ def main(arguments):
         raise UsageError("a blank page takes no checkpoint: leave out --blank, or the checkpoint")
     if options.blank:
         text = read_text(options.text or str(BUNDLED))
+        if not text:
+            raise UserError(f"{options.text} is empty: there is nothing to learn")
         return write(Path(options.output or "quillgpt.html"), collect_blank(text), weights="")
     path = find_checkpoint(options.out_dir, options.checkpoint)
     checkpoint = read_checkpoint(path)
-    kind = checkpoint["config"]["network"]
-    if kind != "gpt":
-        raise UserError(f"{path} holds a {kind}; the page runs Transformers only")
+    for name, allowed in RUNS.items():
+        value = checkpoint["config"][name]
+        if value not in allowed:
+            raise UserError(f"{path} was trained with --{name}={value}; the page cannot run that")
     network = network_of(checkpoint)
     data = collect_data(checkpoint, network, path.parent)
     write(Path(options.output or path.parent / "page.html"), data, pack_weights(network))

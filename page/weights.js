@@ -2,12 +2,11 @@
 // The weights of a network: their names and shapes, and how they are packed into the page's file,
 // as base64 of float16.
 
-/** A matrix or vector of weights, its bias, if it has one, and, while the network learns, the
- *  gradient of the loss, and the optimizer's averages of the gradients and of their squares.
- *  `used` of its numbers are used; what follows is padding.
+/** A matrix or vector of weights and, while the network learns, the gradient of the loss, and the
+ *  optimizer's averages of the gradients and of their squares. `used` of its numbers are used; what
+ *  follows is padding.
  *  @typedef {{name: string, shape: number[], used: number, weight: Float32Array,
- *    bias: Float32Array, dweight: Float32Array, average: Float32Array,
- *    square: Float32Array}} Parameter
+ *    dweight: Float32Array, average: Float32Array, square: Float32Array}} Parameter
  *  @typedef {import("./kernels.js").Memory} Memory
  *  @typedef {any} Config the settings of model.py and train.py */
 
@@ -18,14 +17,11 @@ export const size_of = (shape) => shape.reduce((a, b) => a * b, 1);
 
 /** [[name, shape]] of the weights, in PyTorch's order.
  *  @param {Config} config @returns {[string, number[]][]} */
-export function shapes_of({ n_layer, n_embd: C, block_size, position, bias }, V) {
+export function shapes_of({ n_layer, n_embd: C, block_size, position }, V) {
   /** @type {[string, number[]][]} */
   const shapes = [["token_embedding.weight", [V, C]]];
-  const add_layer = (name, shape) => {
-    shapes.push([`${name}.weight`, shape]);
-    if (bias) shapes.push([`${name}.bias`, [shape[0]]]);
-  };
-  if (position === "learned") shapes.push(["position_embedding.weight", [block_size, C]]);
+  const add_layer = (name, shape) => shapes.push([`${name}.weight`, shape]);
+  if (position === "learned") add_layer("position_embedding", [block_size, C]);
   for (const layer of range(n_layer)) {
     add_layer(`blocks.${layer}.attention_norm`, [C]);
     add_layer(`blocks.${layer}.attention.query_key_value`, [3 * C, C]);
@@ -59,10 +55,7 @@ export class Parameters {
 
   /** @param {string} name without ".weight" @returns {Parameter} */
   named(name) {
-    const find = (full) => this.all.find((one) => one.name === full);
-    const found = find(`${name}.weight`);
-    if (found) found.bias = find(`${name}.bias`)?.weight;
-    return found;
+    return this.all.find((one) => one.name === `${name}.weight`);
   }
 }
 
@@ -94,6 +87,7 @@ export function* unpack(text, { all }) {
     }
     yield done / total;
   }
+  if (done !== total) throw new Error(`the file has ${done} weights, and model.js reads ${total}`);
   let start = 0;
   for (const { weight, used } of all) weight.set(numbers.subarray(start, (start += used)));
 }

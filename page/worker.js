@@ -2,9 +2,10 @@
 // The worker, in which the browser runs the network beside the page, which stays free to draw.
 //
 // What the page sends:
-//   load {config, vocab_size, text, probe, shown}      weights; shown: see plane_of
-//   create {config, vocab_size, seed, shown}           a network that has learned nothing
-//   learn {config, tokens, seed, run}                  train it from now on
+//   load {config, vocab_size, text, probe}             weights
+//   create {config, vocab_size, seed}                  a network that has learned nothing
+//   learn {config, tokens, seed, run, helper}          train it from now on; helper: see Training
+//   help {config, vocab_size, port}                    another worker that learns, see help()
 //   allow {steps, look_at}                             how many steps it may make from now on: 0
 //                                                      holds it; look_at: weights to look at in one
 //   pack {}                                            send the weights
@@ -14,9 +15,9 @@
 //   settings {settings}                                how to draw from now on
 //   write {count}, stop {}                             writes that come in a row are done in a row
 // What the worker sends:
-//   progress {fraction}, ready {difference, plane}     of the weights; see probe_difference
+//   progress {fraction}, ready {difference}            of the weights; see probe_difference
 //   step {run, step, loss, seconds, look}              look: see Training.step_closely
-//   moment {run, step, train_loss, val_loss, validated, seconds, sample, plane}
+//   moment {run, step, train_loss, val_loss, validated, seconds, sample}
 //   packed {weights}, counted {losses}
 //   records {records, version, settings}               what was read, see Stream.read
 //   done {count, seconds}                              once for each write
@@ -26,9 +27,8 @@ import { GPT } from "./model.js";
 import { Parameters, pack, unpack } from "./weights.js";
 import { Stream, next_probabilities, short_sample } from "./generate.js";
 import { Learner, initialize } from "./learn.js";
-import { Training, estimate_loss } from "./train.js";
+import { Training, compute } from "./train.js";
 import { ngram_losses } from "./ngrams.js";
-import { plane_of } from "./plane.js";
 
 const BETWEEN_REPORTS = 8; // milliseconds: two of them in a frame of the screen
 const BETWEEN_MOMENTS = 1000; // milliseconds, at least; and ten times what a moment costs
@@ -61,8 +61,18 @@ export function probe_difference(network, { ids, surprises }) {
   return Math.max(...differences.map((difference) => (difference >= 0 ? difference : Infinity)));
 }
 
+/** Compute what Training.both() asks for, at the other end of the port. */
+export function help({ config, vocab_size, port }) {
+  const { parameters, learner } = new_networks(config, vocab_size, config.batch_size / 2);
+  port.onmessage = ({ data: { windows, learns, weight } }) => {
+    parameters.flat.weight.set(weight);
+    const answer = compute(learner, windows, learns);
+    port.postMessage(answer, [answer.gradient.buffer]);
+  };
+}
+
 export function start_worker() {
-  let networks, stream, settings, version, shown;
+  let networks, stream, settings, version;
   let run = 0; // that is learning: a new one ends the one before
   let allowed = Infinity; // steps until it is held
   let look_at = ""; // the weights to look at in the next step
@@ -109,17 +119,6 @@ export function start_worker() {
     turn += 1; // what was read, another network has read
   }
 
-  function plane() {
-    const { token_embedding, C } = networks.writer;
-    return plane_of(token_embedding.weight, C, shown);
-  }
-
-  function report_ready(message) {
-    shown = message.shown;
-    const difference = message.probe ? probe_difference(networks.writer, message.probe) : 0;
-    postMessage({ kind: "ready", difference, plane: plane() });
-  }
-
   const tasks = {
     load(message) {
       const next = new_networks(message.config, message.vocab_size);
@@ -127,7 +126,8 @@ export function start_worker() {
         postMessage({ kind: "progress", fraction });
       }
       use(next);
-      report_ready(message);
+      const difference = message.probe ? probe_difference(next.writer, message.probe) : 0;
+      postMessage({ kind: "ready", difference });
     },
 
     create(message) {
@@ -135,18 +135,19 @@ export function start_worker() {
       const next = new_networks(message.config, message.vocab_size);
       initialize(next.writer, message.seed);
       use(next);
-      report_ready(message);
+      postMessage({ kind: "ready", difference: 0 });
     },
 
     async learn(message) {
-      const { config, tokens, seed, run: mine } = message;
+      const { config, tokens, seed, run: mine, helper } = message;
       run = mine;
       tasks.allow({ steps: Infinity });
       const { weight } = networks.parameters.flat;
-      use(new_networks(config, networks.writer.vocab_size, config.batch_size));
+      const { vocab_size } = networks.writer;
+      use(new_networks(config, vocab_size, config.batch_size / 2));
       networks.parameters.flat.weight.set(weight);
       const { learner, sampler } = networks;
-      const training = new Training(learner, tokens, config, seed);
+      const training = new Training(learner, tokens, config, seed, helper);
       let began = performance.now();
       let next_moment = -Infinity;
       let losses = []; // of the batches since then
@@ -159,11 +160,11 @@ export function start_worker() {
         if (end || performance.now() > next_moment) {
           const before = performance.now();
           const most = end ? VALIDATED_AT_END : VALIDATED_OFTEN;
-          const val_loss = estimate_loss(learner, training.validation, most);
+          const val_loss = await training.estimate_loss(most);
           const train_loss = losses.reduce((a, b) => a + b, 0) / losses.length || val_loss;
           const validated = Math.min(most, training.validation.length);
           const sample = short_sample(sampler);
-          send("moment", { train_loss, val_loss, validated, sample, plane: plane() });
+          send("moment", { train_loss, val_loss, validated, sample });
           const now = performance.now();
           [losses, next_moment] = [[], now + Math.max(BETWEEN_MOMENTS, 10 * (now - before))];
         }
@@ -176,12 +177,15 @@ export function start_worker() {
           if (run !== mine) return;
         }
         allowed -= 1;
-        const look = look_at ? training.step_closely(look_at) : null;
-        look_at = "";
-        losses.push(look ? look.loss : training.step());
+        const name = look_at;
+        look_at = ""; // the next one may arrive while this step is awaited
+        const look = name ? await training.step_closely(name) : null;
+        losses.push(look ? look.loss : await training.step());
         send("step", { loss: losses.at(-1), look });
       }
     },
+
+    help,
 
     allow(message) {
       allowed = message.steps;

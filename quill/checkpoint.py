@@ -12,19 +12,16 @@ import hashlib
 import inspect
 import io
 import sys
-import tokenize
 import zipfile
 from dataclasses import asdict, fields
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 
 from networks import NetworkConfig, build
 from quill.files import reading, replacing
-from quill.hardware import is_usable
-from quill.parallel import RANK
-from quill.terminal import UserError, did_you_mean, quoted, show
+from quill.hardware import pick_device
+from quill.terminal import RANK, UserError, did_you_mean, quoted, show
 from tokenizer import Tokenizer, list_characters
 
 FORMAT = 7  # raise it whenever the format changes
@@ -32,10 +29,6 @@ FORMAT = 7  # raise it whenever the format changes
 ARCHITECTURE = {field.name for field in fields(NetworkConfig)} - {"dropout"}
 PER_CALL = {"out_dir", "init_from", "overwrite", "eval_only"}  # a resume does not inherit these
 STARTS = ("scratch", "resume", "auto")  # what init_from may be, beside a path
-CHANGED = (
-    "as the code has changed since the checkpoint was made: undo the change, or train a new network"
-)
-LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 
 
 def save(name, network, config, meta, state, optimizer=None):
@@ -62,26 +55,21 @@ def save(name, network, config, meta, state, optimizer=None):
 
 @functools.cache  # as the program began, even if the file is edited while it runs
 def fingerprint(module):
-    """A hash of the source of a module, without its comments and layout: the weights of a network
-    mean nothing without its code."""
-    source = io.StringIO(inspect.getsource(sys.modules[module])).readline
-    tokens = [token for token in tokenize.generate_tokens(source) if token.type not in LAYOUT]
-    return hashlib.sha256("".join(token.string for token in tokens).encode()).hexdigest()[:16]
+    """A hash of the source of a module: a network's weights mean nothing without its code."""
+    return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()[:16]
 
 
 def load_weights(network, checkpoint):
     """Load a checkpoint's weights into a network that was built with its settings. If the network's
     code is not the code that trained them, say so."""
-    module = type(network).__module__
-    changed = checkpoint["code"] != fingerprint(module)
+    code = f"{type(network).__module__}.py"
     try:
         network.load_state_dict(checkpoint["weights"])
     except RuntimeError as error:
-        if not changed:
-            raise
-        raise UserError(f"the weights do not fit {module}.py, {CHANGED}") from error
-    if changed:
-        note = f"note: {module}.py has changed since this network was trained"
+        advice = "undo the change, or train a new network"
+        raise UserError(f"the weights do not fit {code}, which has changed: {advice}") from error
+    if checkpoint["code"] != fingerprint(type(network).__module__):
+        note = f"note: {code} has changed since this network was trained"
         show(f"{note}: unless it computes the same, expect a higher loss", file=sys.stderr)
 
 
@@ -94,7 +82,9 @@ def read_checkpoint(path):
     place = Path(path)
     ours = place.name in ("ckpt.pt", "last.pt")
     maker = f"python train.py --out_dir={quoted(place.parent)}" if ours else "train.py"
-    with reading(f"checkpoint {path}", maker):
+    known = [run.as_posix() for run in Path("out").glob(f"*/{place.name}")]
+    hint = "" if place.exists() else did_you_mean(place.as_posix(), known)
+    with reading(f"checkpoint {path}{hint}", maker):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
@@ -107,12 +97,12 @@ def read_checkpoint(path):
 
 def network_of(checkpoint):
     """A checkpoint's network with its weights, on the CPU, ready to generate."""
-    saved, names = checkpoint["config"], [field.name for field in fields(NetworkConfig)]
-    missing = [name for name in names if name not in saved]
-    if missing:
-        raise UserError(f"the checkpoint has no setting {missing[0]!r}, {CHANGED}")
-    config = NetworkConfig(**{name: saved[name] for name in names})
-    network = build(config, len(checkpoint["meta"]["vocab"]))
+    names = {field.name for field in fields(NetworkConfig)}  # the code may have changed
+    saved = {name: value for name, value in checkpoint["config"].items() if name in names}
+    try:
+        network = build(NetworkConfig(**saved), len(checkpoint["meta"]["vocab"]))
+    except ValueError as error:  # there is no such network, or its sizes do not fit
+        raise UserError(f"the code cannot build the checkpoint's network: {error}") from error
     load_weights(network, checkpoint)
     return network.eval()
 
@@ -131,38 +121,21 @@ def find_checkpoint(out_dir="", checkpoint=""):
     if checkpoint or out_dir:
         path = Path(checkpoint or out_dir)
         return path if path.is_file() or path.suffix == ".pt" else path / "ckpt.pt"
-    found = [path for path in Path("out").glob("*/ckpt.pt") if path.is_file()]
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
+    found = list(Path("out").glob("*/ckpt.pt"))
+    if not found:
         raise UserError(
             "no checkpoint under out/: train one (python train.py config/shakespeare_cpu.py), or "
             "name one with --out_dir or --checkpoint"
         )
-    return newest
+    return max(found, key=lambda path: path.stat().st_mtime)
 
 
 # --- What a new run inherits ------------------------------------------------------------------
 
 
-def origin_of(config):
-    """The path of the checkpoint that init_from names, or None. UserError if there is none."""
-    if config.init_from in STARTS:
-        return None
-    path = find_checkpoint(config.init_from)
-    if not path.exists():
-        known = [*STARTS, *(path.parent.as_posix() for path in Path("out").glob("*/ckpt.pt"))]
-        hint = did_you_mean(config.init_from.lower(), known)
-        gpt2 = "; GPT-2's weights cannot be loaded here" if "gpt2" in config.init_from else ""
-        raise UserError(
-            f"--init_from={config.init_from}: no {path} in {Path.cwd()}{hint}{gpt2}; it is "
-            f"{', '.join(STARTS)}, or the path of a checkpoint"
-        )
-    return path
-
-
 def refuse_to_overwrite(config):
     """Raise UserError if a run would replace another one in its folder, and was not told to."""
-    folder, _ = Path(config.out_dir), origin_of(config)
+    folder = Path(config.out_dir)
     last, best = (folder / "last.pt").exists(), (folder / "ckpt.pt").exists()
     resumes = config.init_from == "resume" or (config.init_from == "auto" and last)
     if (last or best) and not resumes and not config.overwrite:
@@ -173,19 +146,30 @@ def refuse_to_overwrite(config):
         )
 
 
+def origin_of(init_from):
+    """The path of the checkpoint that init_from names."""
+    path = find_checkpoint(init_from or "none")
+    if not path.exists():
+        known = [*STARTS, *(run.parent.as_posix() for run in Path("out").glob("*/ckpt.pt"))]
+        hint = did_you_mean(init_from.lower(), known)
+        gpt2 = "; GPT-2's weights cannot be loaded here" if "gpt2" in init_from.lower() else ""
+        raise UserError(
+            f"--init_from={init_from}: no {path} in {Path.cwd()}{hint}{gpt2}; it is "
+            f"{', '.join(STARTS)}, or the path of a checkpoint, which train.py makes"
+        )
+    return path
+
+
 def starting_point(config):
     """Return the checkpoint that a run starts from, or None, and whether the run is a resume."""
-    folder, how, origin = Path(config.out_dir), config.init_from, origin_of(config)
-    last = folder / "last.pt"
-    if config.eval_only:
-        return read_checkpoint(origin or find_checkpoint(folder)), False
-    if how == "resume" and not last.exists():
-        runs = [path.parent.as_posix() for path in Path("out").glob("*/last.pt")]
-        nearest = ", ".join(get_close_matches(folder.as_posix(), runs, 5, 0.0)) or "none"
-        raise UserError(f"nothing to resume: no {last}; the nearest runs: {nearest}")
+    how, last = config.init_from, Path(config.out_dir) / "last.pt"
+    if how not in STARTS or config.eval_only:
+        path = find_checkpoint(config.out_dir) if how in STARTS else origin_of(how)
+        show(f"weights: {path}")
+        return read_checkpoint(path), False
     if how == "resume" or (how == "auto" and last.exists()):
         return read_checkpoint(last), True
-    return (read_checkpoint(origin) if origin else None), False
+    return None, False
 
 
 def inherited(checkpoint, asked, given, resume):
@@ -197,10 +181,8 @@ def inherited(checkpoint, asked, given, resume):
     """
     if checkpoint is None:
         return {}
-    saved = {name: x for name, x in checkpoint["config"].items() if name not in PER_CALL}
-    unknown = sorted(saved.keys() - asdict(asked).keys())
-    if unknown:
-        raise UserError(f"the code has no setting {unknown[0]!r}, {CHANGED}")
+    names = asdict(asked).keys() - PER_CALL  # the code may have changed
+    saved = {name: value for name, value in checkpoint["config"].items() if name in names}
     for name, value in saved.items():
         if given.get(name, value) == value:
             continue
@@ -212,10 +194,13 @@ def inherited(checkpoint, asked, given, resume):
         if resume:
             show(f"changed since this run stopped: {name} = {given[name]} (was {value})")
     if not (resume or asked.eval_only):
-        return {name: saved[name] for name in ARCHITECTURE}
-    if "device" not in given and not is_usable(saved["device"]):
-        show(f"note: the device {saved['device']!r} of this run is not here: another one is taken")
-        saved |= {"device": "auto", "dtype": asked.dtype}
+        return {name: value for name, value in saved.items() if name in ARCHITECTURE}
+    if "device" not in given:  # the run may have been moved to another machine
+        try:
+            pick_device(saved["device"])
+        except UserError as error:
+            show(f"note: {error}")
+            saved |= {"device": "auto", "dtype": asked.dtype}
     return saved
 
 
@@ -225,21 +210,13 @@ def check_same_data(checkpoint, meta, resume):
     saved = checkpoint["meta"]
     if resume and saved["checksums"] != meta["checksums"]:
         raise UserError(
-            f"the dataset is not the text that this run began with ({saved['source']}) but another "
-            f"one ({meta['source']}), or it is split differently; prepare that one again, or train "
+            f"the dataset ({meta['source']}) is not the text that this run began with "
+            f"({saved['source']}), or it is split differently; prepare that one again, or train "
             "on this one in a new run, with --init_from=FILE and --out_dir=out/NAME"
         )
-    data, known = set(meta["vocab"]), set(saved["vocab"])
-    if data != known:
-        advice = "take the first out of the text, and then " if data - known else ""
+    different = set(meta["vocab"]) ^ set(saved["vocab"])
+    if different:
         raise UserError(
-            f"the vocabularies differ: {list_characters(data - known) or 'nothing'} only in the "
-            f"data, {list_characters(known - data) or 'nothing'} only in the checkpoint; {advice}"
-            "prepare it with --vocab=CHECKPOINT"
+            f"the vocabularies of the data and of the checkpoint differ by "
+            f"{list_characters(different)}; prepare the text with --vocab=CHECKPOINT"
         )
-
-
-def restore(checkpoint, optimizer):
-    """Put an optimizer into the state in which it was saved."""
-    with reading("last.pt", maker="train.py"):
-        optimizer.load_state_dict(checkpoint["optimizer"])

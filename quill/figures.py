@@ -3,8 +3,6 @@
 import contextlib
 import importlib.util
 import logging
-import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -31,15 +29,15 @@ def matplotlib_installed():
 
 
 def import_matplotlib():
-    """matplotlib, without its warnings, and without a display."""
+    """matplotlib, without its warnings."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a folder that is read-only, say
     warnings.filterwarnings("ignore", "Glyph")  # of a character that no font has
-    if "matplotlib" not in sys.modules and "module:" not in os.environ.get("MPLBACKEND", ""):
-        os.environ["MPLBACKEND"] = "agg"  # another may not exist; a notebook has a module
     try:
         import matplotlib.font_manager
-    except (ImportError, OSError, ValueError) as error:  # of a folder, or of its matplotlibrc
-        raise UserError(f"cannot plot ({error}); for matplotlib: pip install matplotlib") from error
+    except ImportError as error:
+        raise UserError(f"cannot plot: {error}; for plots: pip install matplotlib") from error
+    except (OSError, ValueError) as error:  # of a folder that it needs, or of its matplotlibrc
+        raise UserError(f"cannot plot: {error}") from error
     return matplotlib
 
 
@@ -55,7 +53,7 @@ def new_figure(width, height, title, fonts=()):
     return figure
 
 
-def save(path, draw, *arguments):
+def save_figure(path, draw, *arguments):
     """Write the figure that draw(*arguments) returns, which calls new_figure(), as a PNG."""
     matplotlib = import_matplotlib()
     Path(path).parent.mkdir(parents=True, exist_ok=True)

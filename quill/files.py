@@ -5,11 +5,11 @@ import os
 import time
 from pathlib import Path
 
-from quill.terminal import UserError, show
+from quill.terminal import RANK, UserError
 
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:  # Windows: without it, nothing keeps a second run out of a folder
     fcntl = None
 
 TEMPORARY = ".quillgpt-"  # how the names of temporary files begin
@@ -22,53 +22,40 @@ def replacing(path):
     A reader finds the old file or the new one, never a part of one: the data is on the disk before
     the name changes, and after an error the old file is as it was.
     """
-    special = os.path.exists(path) and not os.path.isfile(path)  # /dev/stdout, say
-    # A link stays, and the file that it leads to is replaced.
-    target = Path(path if special else os.path.realpath(path))
     # In the same folder: a rename is atomic only within one file system.
-    temporary = target if special else target.parent / f"{TEMPORARY}{os.getpid()}"
+    temporary = Path(path).parent / f"{TEMPORARY}{os.getpid()}"
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            if not special:
-                os.fsync(file.fileno())
-        if not special:
-            put_in_place(temporary, target)
-            with contextlib.suppress(OSError):  # locked() prints a note
-                sync_folder(target.parent)
+            os.fsync(file.fileno())
+        put_in_place(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        if not special and temporary.exists():
+        with contextlib.suppress(OSError):
             temporary.unlink()
 
 
-def put_in_place(temporary, target):
-    """Rename a file. Windows refuses while another program has the target open, a spreadsheet or
+def put_in_place(temporary, path):
+    """Rename a file. Windows refuses while another program has the old one open, a spreadsheet or
     sample.py: try again for a second."""
     for _ in range(10):
         with contextlib.suppress(PermissionError):
-            return os.replace(temporary, target)
+            return os.replace(temporary, path)
         time.sleep(0.1)
-    raise UserError(f"cannot write {target}: another program has it open")
-
-
-def sync_folder(path):
-    """Write a folder's entries to the disk, so that a rename survives a power cut."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    raise UserError(f"cannot write {path}: another program has it open")
 
 
 @contextlib.contextmanager
 def locked(folder):
     """Make a folder, keep other processes of this program out of it, and remove the temporary files
-    of killed ones. The operating system releases the lock however the process ends. Windows and
-    some network drives cannot do all of this; if so, a note is printed."""
+    of killed ones. The operating system releases the lock however the process ends. Of a run's
+    processes, only the first one writes, and so does this."""
     folder = Path(folder)
+    if RANK > 0:
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / ".lock", "a+")  # noqa: SIM115 (closed below)
@@ -79,14 +66,14 @@ def locked(folder):
         raise UserError(f"cannot write into {folder}: {reason}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            sync_folder(folder)
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"another process is writing into {folder}; wait for it, or choose another folder"
             ) from error
-        except (AttributeError, OSError):  # AttributeError: there is no fcntl
-            show(f"note: {folder} is not protected here from a second run and from power cuts")
+        except OSError:
+            pass  # some network drives have no locks
         for leftover in folder.glob(f"{TEMPORARY}*"):
             leftover.unlink(missing_ok=True)
         yield

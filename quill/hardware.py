@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import inspect
 import math
+import os
 import sys
 import threading
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn as nn
 from torch.optim import AdamW, Optimizer
 
-from quill.terminal import UserError, show
+from quill.terminal import TORCHRUN, UserError, show
 
 THREADS = torch.get_num_threads()  # a thread for each core, unless OMP_NUM_THREADS says otherwise
 
@@ -21,12 +22,14 @@ THREADS = torch.get_num_threads()  # a thread for each core, unless OMP_NUM_THRE
 
 
 def pick_device(name="auto"):
-    """The torch.device for a name; auto takes CUDA, else MPS (Apple), else the CPU."""
+    """The torch.device for a name; auto takes CUDA, else MPS (Apple), else the CPU. Each process of
+    torchrun takes a GPU of its own."""
     if name == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-        name = "cuda" if cuda else "mps" if mps else "cpu"
-        if not is_usable(name):  # it may be too old for this PyTorch, which has no kernels for it
-            show(f"note: PyTorch finds a device {name!r}, but cannot use it: the CPU is used")
+        try:
+            return pick_device("cuda" if cuda else "mps" if mps else "cpu")
+        except UserError:  # this PyTorch has no kernels for an old GPU
+            show("note: PyTorch finds a GPU, but cannot use it: the CPU is used")
             name = "cpu"
     try:
         device = torch.device(name)
@@ -34,14 +37,10 @@ def pick_device(name="auto"):
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].split(". ")[0][:100]
         raise UserError(f"device {name!r} cannot be used here ({reason})") from error
+    if TORCHRUN and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
     return device
-
-
-def is_usable(name):
-    """Whether pick_device(name) gives a device."""
-    with contextlib.suppress(UserError):
-        return bool(name == "auto" or pick_device(name))
-    return False
 
 
 def cpu_has_bfloat16():
@@ -61,25 +60,6 @@ def pick_dtype(name, device):
     if device.type == "cpu" and cpu_has_bfloat16():
         return torch.bfloat16
     return torch.float32
-
-
-@contextlib.contextmanager
-def errors_explained():
-    """Report PyTorch's errors about memory, and about processes that ended, in one line."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if "gloo" in text or "NCCL" in text:
-            raise UserError("another process of this run has ended") from error
-        # Not "memory" alone: an illegal memory access is another matter.
-        phrases = ("out of memory", "allocate memory", "enough memory")
-        if not isinstance(error, MemoryError) and not any(phrase in text for phrase in phrases):
-            raise
-        raise UserError(
-            "not enough memory: halve batch_size and double gradient_accumulation_steps (the same "
-            "run in smaller pieces), or make the network or the number of samples smaller"
-        ) from error
 
 
 # --- Training ---------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from quill.figures import COLORS, matplotlib_installed, new_figure, optional, save
+from quill.figures import COLORS, matplotlib_installed, new_figure, optional, save_figure
 from quill.files import reading, replacing
-from quill.parallel import RANK
-from quill.terminal import quoted, show
+from quill.terminal import RANK, quoted, show
 
 COLUMNS = ["step", "tokens", "seconds", "learning_rate", "train_loss", "val_loss"]
 
@@ -56,19 +55,13 @@ def write(folder, state):
     """Write log.csv and loss.png of a train.State. Only the first process of several writes."""
     if RANK > 0:
         return
-    with optional("the log"):
-        write_log(folder, state.log)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *state.log])
+    with optional("the log"), replacing(Path(folder) / "log.csv") as file:
+        file.write(text.getvalue().encode())
     if state.step > 0 and matplotlib_installed():  # before the first step, there is no curve
         with optional("the plot of the losses"):
             plot_loss(folder, state.log, state.losses)
-
-
-def write_log(folder, rows):
-    """Write all of log.csv. rows: lists of numbers in the order of COLUMNS, the losses in nats."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-    with replacing(Path(folder) / "log.csv") as file:
-        file.write(text.getvalue().encode())
 
 
 def read_log(folder):
@@ -82,7 +75,7 @@ def read_log(folder):
 def plot_loss(folder, rows, batches=()):
     """Plot both losses over the steps, and the learning rate below them, as loss.png. batches:
     [step, loss of its batch] pairs, for a thin line."""
-    save(Path(folder) / "loss.png", loss_figure, rows, batches)
+    save_figure(Path(folder) / "loss.png", loss_figure, rows, batches)
 
 
 def loss_figure(rows, batches):

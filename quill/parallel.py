@@ -1,6 +1,7 @@
 """A batch in parts: side by side in threads, and in several processes (torchrun). The gradient of a
 batch is the sum of the gradients of its parts, wherever each of them is computed."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -12,12 +13,9 @@ from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
 from quill.hardware import THREADS
-from quill.terminal import UserError
+from quill.terminal import RANK, TORCHRUN, UserError
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it sets
-MISSING = [name for name in TORCHRUN if name not in os.environ]
-RANK = 0 if MISSING else int(os.environ["RANK"])  # of this process; only process 0 writes files
-WORLD = 1 if MISSING else int(os.environ["WORLD_SIZE"])  # how many processes train together
+WORLD = int(os.environ["WORLD_SIZE"]) if TORCHRUN else 1  # how many processes train together
 
 # --- Threads: a part each ---------------------------------------------------------------------
 
@@ -73,35 +71,21 @@ def summed(results):
 # --- Processes --------------------------------------------------------------------------------
 
 
-def join_processes():
-    """Connect to the other processes, if there are any."""
-    if MISSING and os.environ.get("WORLD_SIZE", "1") != "1":
-        missing = ", ".join(MISSING)
-        raise UserError(f"WORLD_SIZE is set, but not {missing}: use torchrun, or unset WORLD_SIZE")
-    if WORLD == 1:
-        return
-    store, rank, world = next(rendezvous("env://"))
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(WORLD):
-        # torchrun's store outlives the processes, and after a restart it still has the addresses
-        # of the dead ones (https://github.com/pytorch/pytorch/issues/135712). So each restart gets
-        # a prefix of its own. Across several machines the restarts are counted differently.
-        store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
-
-
-def leave_processes():
-    """Disconnect from the other processes."""
+@contextlib.contextmanager
+def processes():
+    """Be connected to the other processes of torchrun, if there are any."""
     if WORLD > 1:
+        store, rank, world = next(rendezvous("env://"))
+        if os.environ["LOCAL_WORLD_SIZE"] == str(WORLD):
+            # torchrun's store outlives the processes, and after a restart it still has the
+            # addresses of the dead ones (https://github.com/pytorch/pytorch/issues/135712). So each
+            # restart gets a prefix of its own. Across machines, restarts are counted differently.
+            store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    yield
+    if WORLD > 1:  # not after an error: it would wait for them
         distributed.destroy_process_group()
-
-
-def own_device(device):
-    """This process's device: of several processes, each takes a GPU of its own."""
-    if WORLD > 1 and device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    return device
 
 
 def from_first_process(function, *arguments):

@@ -17,7 +17,7 @@ import typing
 from dataclasses import fields
 from pathlib import Path
 
-from quill.terminal import SILENT, UsageError, did_you_mean
+from quill.terminal import UsageError, did_you_mean, show
 
 DASHES = "-\u2010\u2011\u2012\u2013\u2014\u2212"  # some of them instead of "--"
 KINDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
@@ -31,7 +31,7 @@ def comments(cls):
     return found
 
 
-def kind_of(field):
+def type_of(field):
     """Return the type of a setting's value, whether it takes several, and its choices or None."""
     kind = field.type
     if isinstance(kind, types.UnionType):  # int | None
@@ -45,7 +45,7 @@ def kind_of(field):
 
 def checked(cls, field, value):
     """The value of a setting, converted and checked. ValueError says what is wrong with it."""
-    kind, several, choices = kind_of(field)
+    kind, several, choices = type_of(field)
     if several:
         value = tuple(as_kind(field.name, kind, one) for one in value)
     elif value is not None or field.default is not None:
@@ -79,7 +79,7 @@ def from_text(kind, text):
         return text
 
 
-def read_recipe(path, cls, ignored):
+def parse_recipe(path, cls, ignored):
     """Return the settings of a recipe file as a dict, and the names in it that are ignored."""
     known = {field.name: field for field in fields(cls)}
     try:
@@ -150,7 +150,7 @@ def parse(arguments, cls, usage, ignored, about, recipe):
     if recipe:
         parser.add_argument("recipe", nargs="?", help="a file of `name = value` lines, see config/")
     for field in fields(cls):
-        kind, several, choices = kind_of(field)
+        kind, several, choices = type_of(field)
         options = {"nargs": "+", "action": "extend"} if several else {}
         if kind is bool:
             options = {"nargs": "?", "const": "True"}  # --compile is --compile=True
@@ -186,7 +186,7 @@ def read_settings(arguments, cls, program, ignored=(), about="", recipe=True):
     skipped = [name for name in ignored if texts.pop(name, None) is not None]
     for field in fields(cls):
         if field.name in texts:
-            kind, several, _ = kind_of(field)
+            kind, several, _ = type_of(field)
             text = texts[field.name]
             if several and kind is not str:  # "0.2,0.8" is two numbers; a path may have a comma
                 text = ",".join(text).split(",")
@@ -196,10 +196,10 @@ def read_settings(arguments, cls, program, ignored=(), about="", recipe=True):
             except ValueError as error:
                 raise UsageError(f"--{error}; usage: {usage}; --help lists all options") from error
     if path:
-        recipe_values, more = read_recipe(path, cls, ignored)
+        recipe_values, more = parse_recipe(path, cls, ignored)
         values, skipped = recipe_values | values, more + skipped
-    if skipped and not SILENT:
-        print(f"ignored, as they mean nothing here: {', '.join(skipped)}", file=sys.stderr)
+    if skipped:
+        show(f"ignored, as they mean nothing here: {', '.join(skipped)}", file=sys.stderr)
     return values, Path(path).stem
 
 

@@ -8,8 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
-# torchrun gives each process a rank. Only the first process prints.
-SILENT = os.environ.get("RANK", "0") != "0" and "MASTER_ADDR" in os.environ
+# torchrun gives each process of a run a rank. Only the first one prints and writes files.
+TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ
+RANK = int(os.environ["RANK"]) if TORCHRUN else 0
 
 
 class UserError(Exception):
@@ -35,13 +36,10 @@ def run_main(main):
         finally:
             print(end="", flush=True)  # here, where an error can still be reported
             gc.freeze()  # else the collector looks at all of PyTorch once more at exit: 0.4 s
-    except UserError as error:
-        if not SILENT:  # the processes of a run usually fail together: one report is enough
-            before = erasing() if sys.stderr.isatty() else ""
-            print(f"{before}error: {one_line(error)}", file=sys.stderr)
-        sys.exit(error.status)
-    except MemoryError:
-        sys.exit("error: not enough memory")
+    except (UserError, MemoryError, RuntimeError) as error:
+        # The processes of a run usually fail together: only the first of them reports it.
+        show(f"error: {one_line(explained(error))}", file=sys.stderr)
+        sys.exit(getattr(error, "status", 1))
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, the shells' convention
     except OSError as error:
@@ -53,19 +51,43 @@ def run_main(main):
         sys.exit(1)
 
 
+def explained(error):
+    """What to say about an error that the user can solve; any other is raised again."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text
+    if "gloo" in text or "NCCL" in text:
+        return "another process of this run has ended"
+    # Not "memory" alone: an illegal memory access is another matter.
+    phrases = ("out of memory", "allocate memory", "enough memory")
+    if not isinstance(error, MemoryError) and not any(phrase in text for phrase in phrases):
+        raise error
+    return (
+        "not enough memory: halve batch_size and double gradient_accumulation_steps (the same run "
+        "in smaller pieces), or make the network, the text or the number of samples smaller"
+    )
+
+
+passing_length = 0  # of the passing line that is on the terminal now
+
+
 def show(line, passing=False, file=None):
     """Print a line, to standard output or to `file`. On a terminal, the next line overwrites a
     `passing` one."""
+    global passing_length
     file = file or sys.stdout
-    if SILENT:
+    if RANK > 0:
         return
-    if file and file.isatty():  # it is None if it was closed
-        line = on_terminal(line, file)
-        if passing:  # a line that is wrapped could not be overwritten
-            line = line[: shutil.get_terminal_size().columns - 1]
-        print(f"{erasing()}{line}", end="" if passing else "\n", file=file, flush=True)
-    else:
+    if not file or not file.isatty():  # it is None if it was closed
         print(line, file=file, flush=True)
+        return
+    line = on_terminal(line, file)
+    if passing:  # a line that is wrapped could not be overwritten
+        line = line[: shutil.get_terminal_size().columns - 1]
+    # Overwritten with spaces, because a notebook ignores the code that clears a line.
+    start, spaces = "\r" if passing_length else "", " " * (passing_length - len(line))
+    passing_length = len(line) if passing else 0
+    print(f"{start}{line}{spaces}", end="" if passing else "\n", file=file, flush=True)
 
 
 def on_terminal(text, file=None):
@@ -80,12 +102,6 @@ def one_line(message):
     """A message as one line, in which each character that nobody sees is an escape."""
     line = " ".join(re.split(r"[ \t\r\n]+", str(message).strip(" \t\r\n")))
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
-
-
-def erasing():
-    """What overwrites a passing line on a terminal. Spaces, because a notebook, which looks like a
-    terminal to the programs in it, ignores the code that clears a line."""
-    return f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r"
 
 
 def quoted(path):

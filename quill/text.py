@@ -27,8 +27,7 @@ def download(url):
             response = session.get(url, timeout=30)  # seconds, between two packets
             response.raise_for_status()
     except (ImportError, OSError, ValueError) as error:  # requests' own errors are OSErrors
-        reason = str(error).replace(url, where)
-        raise UserError(f"cannot download {where}: {reason}") from error
+        raise UserError(f"cannot download {where}: {without_password(str(error))}") from error
     if "html" in response.headers.get("Content-Type", ""):  # a login page, say
         advice = "if it is a text all the same, save it, and give the name of the file"
         raise UserError(f"cannot download {where}: it is a web page, not a text; {advice}")

@@ -11,7 +11,7 @@ from quill import start
 
 start()
 
-from quill.hardware import errors_explained
+from quill.parallel import WORLD
 from quill.terminal import UsageError, did_you_mean, run_main
 from study import checks, counting, example, plots
 from study.compare import compare
@@ -37,8 +37,9 @@ def main(arguments):
     if name not in STUDIES:
         hint = did_you_mean(name, STUDIES)
         raise UsageError(f"unknown study {name!r}{hint}; python -m study lists them all")
-    with errors_explained():
-        STUDIES[name](rest)
+    if WORLD > 1:
+        raise UsageError("a study is for one process: leave torchrun out")
+    STUDIES[name](rest)
 
 
 if __name__ == "__main__":

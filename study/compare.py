@@ -59,7 +59,7 @@ def compare(arguments):
     if "seed" in settings:
         raise UsageError("the seeds are 1, 2, 3 and so on: give --seeds, and not --seed")
     count = settings.pop("seeds", str(SEEDS))
-    if not count.isdigit() or count == "0":
+    if not count.isdecimal() or count == "0":
         raise UsageError(f"--seeds must be a whole number from 1 on, not {count!r}")
     folder = Path(settings.pop("out_dir", f"out/compare/{Path(places[0]).stem}"))
     variants = find_variants(places[0], settings)
@@ -91,6 +91,7 @@ def find_variants(recipe, settings):
     for chosen in itertools.product(*values.values()):
         pairs = dict(zip(values, chosen, strict=True))
         name = " ".join(f"{name}={pairs[name]}" for name in several) or "recipe"
+        name = name.replace("/", "-")  # a checkpoint's path: a variant is one folder
         variants[name] = [recipe, *(f"--{name}={value}" for name, value in pairs.items())]
         config_of(variants[name])
     return variants

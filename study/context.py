@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from quill.checkpoint import network_of
 from quill.dataset import open_dataset
 from quill.figures import new_figure
 from study.counting import LONGEST, count_dataset
-from study.folders import FolderOptions, checkpoint_for, of_each, read_folders
+from study.folders import FolderOptions, network_for, of_each, read_folders
 from study.plots import look_of, save
 
 
@@ -43,10 +42,10 @@ def context(arguments):
 def by_context(folder, data):
     """A list of losses: entry t is the mean loss of the predictions from t + 1 characters. A window
     begins after each quarter of one, so each position has many predictions."""
-    network = network_of(checkpoint_for(folder, data))
+    network = network_for(folder, data)
     size, losses = network.config.block_size, []
     for windows in data.val.in_order(size, overlap=size * 3 // 4):  # (B, T + 1)
-        if windows.shape[1] > size or not losses:  # the last one may be shorter
+        if windows.shape[1] > size:  # the last one may be shorter
             logits = network(windows[:, :-1])[0].transpose(1, 2)  # (B, T, V) -> (B, V, T)
             losses.append(F.cross_entropy(logits, windows[:, 1:], reduction="none"))  # (B, T)
     return torch.cat(losses).mean(dim=0).tolist()

@@ -6,8 +6,8 @@ A folder that cannot be read stops no other.
 import itertools
 from dataclasses import dataclass
 
-from quill.checkpoint import check_same_data, find_checkpoint, read_checkpoint
-from quill.settings import read_options
+from quill.checkpoint import check_same_data, find_checkpoint, network_of, read_checkpoint
+from quill.settings import DASHES, read_options
 from quill.terminal import UsageError, UserError, show
 
 
@@ -18,7 +18,7 @@ class FolderOptions:
 
 def split_arguments(arguments):
     """The words of a command line before the first option, and the rest."""
-    words = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    words = list(itertools.takewhile(lambda word: not word.startswith(tuple(DASHES)), arguments))
     return words, arguments[len(words) :]
 
 
@@ -53,3 +53,12 @@ def checkpoint_for(folder, data):
     checkpoint = read_checkpoint(find_checkpoint(folder))
     check_same_data(checkpoint, data.meta, resume=False)
     return checkpoint
+
+
+def network_for(folder, data):
+    """The network of a run, to be measured on whole windows of the dataset's validation split."""
+    checkpoint = checkpoint_for(folder, data)
+    size, length = checkpoint["config"]["block_size"], len(data.val)
+    if length <= size:
+        raise UserError(f"block_size is {size}, but the validation split has {length} characters")
+    return network_of(checkpoint)

@@ -48,7 +48,7 @@ def prepare(options_class, arguments, study):
 
 def save(path, draw, *arguments):
     """Write the figure that draw(*arguments) returns as a PNG, and print where."""
-    figures.save(path, draw, *arguments)
+    figures.save_figure(path, draw, *arguments)
     print(path)
 
 

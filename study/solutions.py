@@ -5,6 +5,18 @@ import math
 import torch
 
 
+def batch_at(ids, starts, block_size):
+    """The questions and answers of some windows (lecture: Questions and answers).
+
+    ids: (N). starts: a list of B positions. Returns x and y, each (B, block_size): what the network
+    reads, and the character that follows each.
+
+    Hint: cut windows of block_size + 1 ids; x is all but the last id of each, y all but the first.
+    """
+    windows = torch.stack([ids[start : start + block_size + 1] for start in starts])
+    return windows[:, :-1], windows[:, 1:]
+
+
 def softmax(z):
     """Scores to probabilities (lecture: From scores to probabilities).
 
@@ -63,6 +75,19 @@ def layer_norm(x, gains):
     return gains * (x - mean) / torch.sqrt(variance + 0.00001)
 
 
+def attention(q, k, v):
+    """Causal attention of one head (lecture: part 3, points 6 to 8).
+
+    q, k, v: (T, D). Returns (T, D): no position may depend on a later one.
+
+    Hint: scores, divided by sqrt(D); minus infinity for later keys; softmax over the keys.
+    """
+    T, D = q.shape
+    scores = q @ k.T / math.sqrt(D)  # (T, T)
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, -math.inf).softmax(dim=1) @ v
+
+
 def rotate(x):
     """Rotary positions (lecture: part 3, point 5).
 
@@ -76,19 +101,6 @@ def rotate(x):
     a, b = x[:, : D // 2], x[:, D // 2 :]  # 2 x (T, D / 2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=1)
-
-
-def attention(q, k, v):
-    """Causal attention of one head (lecture: part 3, points 6 to 8).
-
-    q, k, v: (T, D). Returns (T, D): no position may depend on a later one.
-
-    Hint: scores, divided by sqrt(D); minus infinity for later keys; softmax over the keys.
-    """
-    T, D = q.shape
-    scores = q @ k.T / math.sqrt(D)  # (T, T)
-    future = torch.ones(T, T, dtype=torch.bool).triu(1)
-    return scores.masked_fill(future, -math.inf).softmax(dim=1) @ v
 
 
 def split_into_heads(x, n_head):
@@ -114,16 +126,18 @@ def feed_forward(x, expand, projection):
     return z * (1 + torch.erf(z / math.sqrt(2))) / 2 @ projection.T
 
 
-def batch_at(ids, starts, block_size):
-    """The questions and answers of some windows (lecture: Questions and answers).
+def adamw_step(w, g, m, s, step, lr, beta1, beta2, weight_decay):
+    """One step of AdamW (lecture: AdamW), with epsilon = 0.00000001.
 
-    ids: (N). starts: a list of B positions. Returns x and y, each (B, block_size): what the network
-    reads, and the character that follows each.
+    w, g, m, s: tensors of one shape: weights, their gradient, and the two averages before this
+    step. The first step has step = 1. Returns the new w, m and s.
 
-    Hint: cut windows of block_size + 1 ids; x is all but the last id of each, y all but the first.
+    Hint: first m and s, then their bias correction. The decay is not divided by the root of s.
     """
-    windows = torch.stack([ids[start : start + block_size + 1] for start in starts])
-    return windows[:, :-1], windows[:, 1:]
+    m = beta1 * m + (1 - beta1) * g
+    s = beta2 * s + (1 - beta2) * g**2
+    mean, scale = m / (1 - beta1**step), torch.sqrt(s / (1 - beta2**step))
+    return w - lr * weight_decay * w - lr * mean / (scale + 0.00000001), m, s
 
 
 def learning_rate(step, peak, warmup_iters, max_iters):
@@ -137,20 +151,6 @@ def learning_rate(step, peak, warmup_iters, max_iters):
     if step < warmup_iters:
         return peak * (step + 1) / (warmup_iters + 1)
     return peak * (max_iters - step) / (max_iters - warmup_iters)
-
-
-def adamw_step(w, g, m, s, step, lr, beta1, beta2, weight_decay):
-    """One step of AdamW (lecture: AdamW), with epsilon = 0.00000001.
-
-    w, g, m, s: tensors of one shape: weights, their gradient, and the two averages before this
-    step. The first step has step = 1. Returns the new w, m and s.
-
-    Hint: first m and s, then their bias correction. The decay is not divided by the root of s.
-    """
-    m = beta1 * m + (1 - beta1) * g
-    s = beta2 * s + (1 - beta2) * g**2
-    mean, scale = m / (1 - beta1**step), torch.sqrt(s / (1 - beta2**step))
-    return w - lr * weight_decay * w - lr * mean / (scale + 0.00000001), m, s
 
 
 def top_k_top_p(probabilities, k, p):

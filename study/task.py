@@ -5,6 +5,7 @@ import contextlib
 import copy
 import csv
 import inspect
+import json
 import multiprocessing
 import os
 import re
@@ -35,6 +36,7 @@ RESULTS = {"batch_at": "xy", "adamw_step": "wms"}  # the names of several result
 @dataclass(frozen=True)
 class TaskOptions:
     check: bool = False  # test what is there, with status 0 only if all of it is right
+    json: bool = False  # the same, printed as JSON
     hint: bool = False  # print a hint
     solution: bool = False  # print the solution
     grade: str = ""  # a folder with a folder for each student: test them all, and print a CSV
@@ -62,16 +64,19 @@ def task(arguments):
     elif options.solution:
         for name in names or SOURCES:
             print(SOURCES[name])
-    elif names and not options.check:
+    elif names and not (options.check or options.json):
         for name in names:
             begin(name)
     else:
-        results = [examine(name, FOLDER) for name in names or SOURCES]
-        for name, result in zip(names or SOURCES, results, strict=True):
-            print(f"{name:<18} {result}")
-        done = results.count("done")
-        print(f"{done} of {len(results)} done; python -m study task NAME begins one")
-        if done < len(results) and options.check:
+        results = {name: examine(name, FOLDER) for name in names or SOURCES}
+        done = list(results.values()).count("done")
+        if options.json:
+            print(json.dumps(results, indent=4))
+        else:
+            for name, result in results.items():
+                print(f"{name:<18} {result}")
+            print(f"{done} of {len(results)} done; python -m study task NAME begins one")
+        if done < len(results) and (options.check or options.json):
             sys.exit(1)
 
 
@@ -101,7 +106,7 @@ def grade(folder):
 
 
 def examine(name, folder):
-    """What is to be said about a file: "done", "open", or "wrong: " and what is wrong with it."""
+    """What a learner's file is: "done", "open", or "wrong: " and what is wrong with it."""
     path = folder / f"{name}.py"
     if not path.exists():
         return "open"
@@ -116,7 +121,7 @@ def examine(name, folder):
 
 
 def state_of(name, path):
-    """What is to be said about a file, in the process that runs it."""
+    """The same, in the process that runs the file."""
     inputs, found, where = cases(name), [], ""
     try:
         if problem := forbidden_call(name, ast.parse(path.read_bytes())):
@@ -156,6 +161,9 @@ def in_a_sentence(error, path):
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
     line = lines[-1] if lines else getattr(error, "lineno", None)  # a SyntaxError has its own
     text = f"{type(error).__name__}: {getattr(error, 'msg', error)}".splitlines()[0]
+    for needed in HEAD.splitlines():
+        if isinstance(error, NameError) and needed.endswith(f" {error.name}"):
+            text += f"; write at the top of the file: {needed}"
     return f"line {line}: {text}" if line else text
 
 

@@ -4,10 +4,9 @@ import torch
 
 import train
 from model import GPT
-from quill.checkpoint import network_of
 from quill.dataset import open_dataset
 from quill.terminal import UserError
-from study.folders import FolderOptions, checkpoint_for, of_each, read_folders
+from study.folders import FolderOptions, network_for, of_each, read_folders
 
 MEASURED_ON = 256  # windows of the validation split, spread evenly
 
@@ -26,7 +25,7 @@ def without(arguments):
 @torch.no_grad()
 def print_losses(folder, data):
     """Print the loss of a run's network, and its losses without each of its parts."""
-    network = network_of(checkpoint_for(folder, data))
+    network = network_for(folder, data)
     if not isinstance(network, GPT):
         raise UserError(f"a {type(network).__name__} has no heads: only a GPT has")
     windows = list(data.val.spread(network.config.block_size, MEASURED_ON))

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from py_mini_racer import MiniRacer
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -48,6 +50,25 @@ function write(ids, count) { // at temperature 0
   });
 }
 """
+
+
+class JavaScript:
+    """The page's program in V8."""
+
+    def __init__(self):
+        self.engine = MiniRacer()
+        self.run(f"{PROGRAM} {HELPERS}")
+
+    def run(self, statements):
+        self.engine.eval(f"{statements}; 0")
+
+    def value(self, expression):
+        """What a JavaScript expression is, as Python's lists and numbers."""
+        convert = "(_, x) => ArrayBuffer.isView(x) ? Array.from(x) : x"
+        return json.loads(self.engine.eval(f"JSON.stringify({expression}, {convert})"))
+
+    def tensor(self, expression):
+        return torch.tensor(self.value(expression))
 
 
 # --- The page in a browser --------------------------------------------------------------------

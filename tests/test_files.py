@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import stat
 import subprocess
 import sys
 import time
@@ -53,7 +52,7 @@ def test_reader_finds_the_old_file_until_the_new_one_is_whole(name):
 
 
 @old_and_new
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_error_in_the_block_leaves_the_old_file(name, error):
     with pytest.raises(error), replacing(name) as file:
         file.write(b"half")
@@ -80,23 +79,6 @@ def test_path_that_cannot_be_a_file_is_reported(path):
     with pytest.raises(UserError, match=f" {path}: "), replacing(path) as file:
         file.write(b"whole")
     assert contents() == OLD
-
-
-@posix
-def test_link_stays_and_its_target_is_replaced():
-    Path("link").symlink_to("file")
-    earlier = os.umask(0o027)
-    with replacing("link") as file:
-        file.write(b"whole")
-    os.umask(earlier)
-    assert Path("link").is_symlink() and Path("file").read_bytes() == b"whole"
-    assert stat.S_IMODE(Path("file").stat().st_mode) == 0o640
-
-
-@posix
-def test_pipe_is_written_to_by_its_name_in_dev():
-    program = start("with replacing('/dev/stdout') as file: file.write(b'whole')")
-    assert program.communicate(timeout=60) == (b"whole", b"")
 
 
 # --- Locking a folder -------------------------------------------------------------------------
@@ -132,21 +114,18 @@ def test_unreadable_file_is_reported_with_what_makes_it(read):
         read()
 
 
-@pytest.mark.parametrize("lock", ["works", "fails", "is missing"])
-def test_without_sync_or_locks_files_are_written_with_a_note(lock, monkeypatch, capsys):
-    def fail(descriptor, *how):
-        if how or stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "Invalid argument")
+@posix
+@pytest.mark.parametrize("fails", [True, False])
+def test_without_locks_files_are_written_all_the_same(fails, monkeypatch):
+    def fail(*_):  # as on some network drives
+        raise OSError(errno.EINVAL, "Invalid argument")
 
-    failing = {"fails": SimpleNamespace(LOCK_EX=1, LOCK_NB=2, flock=fail), "is missing": None}
-    monkeypatch.setattr(files, "fcntl", failing.get(lock, files.fcntl))
-    monkeypatch.setattr(os, "fsync", fail)
-    with locked("run"):
-        for content in (b"one", b"two"):
-            with replacing("run/file") as file:
-                file.write(content)
-    assert Path("run/file").read_bytes() == b"two"
-    assert capsys.readouterr().out.count("note: run ") == 1
+    monkeypatch.setattr(files, "fcntl", None)  # as on Windows
+    if fails:
+        monkeypatch.setattr(files, "fcntl", SimpleNamespace(LOCK_EX=1, LOCK_NB=2, flock=fail))
+    with locked("run"), replacing("run/file") as file:
+        file.write(b"whole")
+    assert Path("run/file").read_bytes() == b"whole"
 
 
 @pytest.mark.parametrize("refusals", [3, 1000])

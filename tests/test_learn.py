@@ -7,41 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import HELPERS, PROGRAM, on_a_laptop, on_a_phone
+from browser import DRAG, JavaScript, on_a_laptop, on_a_phone
 from conftest import ROOT
-from py_mini_racer import MiniRacer
-from selenium.webdriver.common.keys import Keys
 
 import train
 from networks import NGrams, build
 from page import page
 from quill.checkpoint import load
 from quill.muon import Muon
-from study.characters import principal_components
 
 sys.path.append(str(ROOT / "tools"))
 
 import kernels
 
 V = 11  # characters in the vocabulary; the arrays are padded to 16
-
-
-class JavaScript:
-    """The page's program in V8."""
-
-    def __init__(self):
-        self.engine = MiniRacer()
-        self.engine.eval(f"{PROGRAM} {HELPERS}; 0")
-
-    def run(self, statements):
-        self.engine.eval(f"{statements}; 0")
-
-    def value(self, expression):
-        convert = "(_, x) => ArrayBuffer.isView(x) ? Array.from(x) : x"
-        return json.loads(self.engine.eval(f"JSON.stringify({expression}, {convert})"))
-
-    def tensor(self, expression):
-        return torch.tensor(self.value(expression))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +43,7 @@ class Pair:
         sizes = f"{V}, {self.config.batch_size}"
         self.js.run(f"const config = {json.dumps(asdict(self.config))}")
         self.js.run(f"const {{ parameters, learner, writer }} = new_networks(config, {sizes})")
+        self.js.run(TRAIN)
         self.js.run("const of = (name) => parameters.named(name.replace('.weight', ''))")
         for name, parameter in self.network.named_parameters():
             self.js.run(f"of('{name}').weight.set({parameter.flatten().tolist()})")
@@ -76,9 +56,19 @@ class Pair:
         return windows, windows.flatten().tolist()
 
 
+# A run whose batches have two halves of the learner's size. A port answers at once.
+TRAIN = """
+function train(tokens, helped) {
+  const port = { postMessage: (data) => far.onmessage({ data }) };
+  const far = { postMessage: (data) => port.onmessage({ data }) };
+  const twice = { ...config, batch_size: 2 * config.batch_size };
+  help({ config: twice, vocab_size: writer.vocab_size, port: far });
+  return new Training(learner, Uint16Array.from(tokens), twice, 5, helped ? port : null);
+}
+"""
 SMALL = {"n_layer": 2, "n_head": 2, "n_embd": 32, "block_size": 16, "batch_size": 4}
 SMALL |= {"max_iters": 20, "warmup_iters": 3, "learning_rate": 1e-2, "min_lr": 1e-3}
-KINDS = [{"position": position} for position in ("learned", "sinusoidal", "rotary", "none")]
+KINDS = [{"position": position} for position in ("learned", "rotary", "none")]
 KINDS += [{"token_shift": True}, {"qk_norm": True}, {"n_head": 4}, {"lr_schedule": "constant"}]
 KINDS += [{"optimizer": "muon", "grad_clip": 0.1}, {"grad_clip": 0.0, "lr_schedule": "linear"}]
 OFFERED = [{**page.read_recipe(words), "batch_size": 2} for _, words in page.SIZES]
@@ -149,10 +139,10 @@ def test_twenty_steps_have_the_losses_of_train(settings):
 def test_step_that_is_looked_into_has_the_numbers_of_pytorch(name, settings):
     pair = Pair(position="rotary", token_shift=True, qk_norm=True, **settings)
     tokens = torch.randint(V, (900,), generator=pair.generator).tolist()
-    pair.js.run(f"const training = new Training(learner, Uint16Array.from({tokens}), config, 5)")
-    rows, length = pair.config.batch_size, pair.config.block_size + 1
-    windows = pair.js.tensor("training.batch(0)").view(rows, length)
-    look = pair.js.value(f"training.step_closely('{name}')")
+    pair.js.run(f"const training = train({tokens}, true)")
+    windows = pair.js.tensor("training.batch(0)").view(-1, pair.config.block_size + 1)
+    pair.js.run(f"training.step_closely('{name}').then((look) => (globalThis.look = look))")
+    look = pair.js.value("look")
 
     def measure():
         """The mean loss, and the probability of each character that comes next."""
@@ -183,6 +173,18 @@ def test_step_that_is_looked_into_has_the_numbers_of_pytorch(name, settings):
     assert pair.js.value("training.done") == 1
 
 
+def test_two_workers_learn_exactly_what_one_learns():
+    weights = []
+    for helped in ("true", "false"):
+        pair = Pair(optimizer="muon", position="rotary")
+        tokens = torch.randint(V, (900,), generator=pair.generator).tolist()
+        pair.js.run(f"const training = train({tokens}, {helped})")
+        pair.js.run("training.step().then(() => training.step())")
+        assert pair.js.value("training.done") == 2
+        weights.append(pair.js.value("parameters.flat.weight"))
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize("shape", [(32, 96), (96, 32), (32, 32)])
 def test_muons_step_equals_that_of_python(js, shape):
     generator = torch.Generator().manual_seed(0)
@@ -211,12 +213,13 @@ def test_network_that_learns_is_the_one_that_writes():
 
 def test_validation_loss_covers_each_whole_window_once():
     pair = Pair()
-    ids = torch.randint(V, (150,), generator=pair.generator)  # 9 windows of 16, in batches of 4
-    windows = ids[:145].unfold(0, 17, 16)
+    ids = torch.randint(V, (1500,), generator=pair.generator)
+    windows = ids[1350:1495].unfold(0, 17, 16)  # 9 of the last tenth, for two learners of 4
     with torch.no_grad():
         _, loss = pair.network(windows[:, :-1], windows[:, 1:])
-    found = pair.js.value(f"estimate_loss(learner, Uint16Array.from({ids.tolist()}), 1e9)")
-    assert abs(found - loss.item()) < 1e-5
+    pair.js.run(f"const training = train({ids.tolist()}, true)")
+    pair.js.run("training.estimate_loss(1e9).then((loss) => (globalThis.loss = loss))")
+    assert abs(pair.js.value("loss") - loss.item()) < 1e-5
 
 
 def test_first_weights_are_as_large_as_in_python():
@@ -238,28 +241,6 @@ def test_counted_ngrams_have_the_losses_of_python(js):
     counted = NGrams(text[:5000], 4, len(vocab))
     for n in range(1, 5):
         assert abs(found[n - 1] - counted.loss(text[5000:], n)) < 1e-9
-
-
-def test_plane_is_that_of_the_principal_components(js):
-    vectors = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
-    vectors *= torch.tensor([5.0, 2.0, 1.0, 1.0, 1.0, 1.0])
-    found = js.value(f"principal_components({vectors.flatten().tolist()}, 20, 6)")
-    positions, fractions = principal_components(vectors.numpy())
-    for axis in (0, 1):
-        column, expected = torch.tensor(found["positions"])[:, axis], positions[:, axis]
-        signed = column * torch.sign((column * torch.tensor(expected)).sum())
-        assert torch.allclose(signed, torch.tensor(expected), atol=1e-3)
-    assert torch.allclose(torch.tensor(found["fractions"]), torch.tensor(fractions[:2]), atol=1e-4)
-
-
-def test_labels_of_the_plane_do_not_overlap(js):
-    positions = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)) / 10
-    positions = torch.cat([positions, positions[:5], torch.tensor([[1.0, 1.0]])])  # some twice
-    moved = js.tensor(f"spread({positions.tolist()})")
-    room = (positions.amax(dim=0) - positions.amin(dim=0)).max() / 25
-    distances = torch.pdist(moved)
-    assert distances.min() > 0.6 * room
-    assert torch.pdist(positions).min() == 0
 
 
 def test_packed_weights_are_float16_and_what_stays_in_the_page(js):
@@ -325,9 +306,12 @@ def test_network_learns_in_the_page_pauses_and_is_kept(reader, tmp_path):
 
     folder = {"behavior": "allow", "downloadPath": str(tmp_path)}
     reader.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
+    asks = "!dispatchEvent(new Event('beforeunload', {cancelable: true}))"  # before it is left
+    assert reader.value(asks)
     reader.click("#learn-keep")
     kept = tmp_path / "my-gpt.html"
     reader.until(kept.exists)
+    assert not reader.value(asks)
     assert (reader.text_of("#learn-seconds"), reader.text_of("#learn-step")) == (seconds, step)
     texts = []
     for address in (None, kept.as_uri()):
@@ -412,14 +396,16 @@ def test_next_step_makes_one_and_shows_it(reader):
         assert losses[1] < losses[0]
         assert len(reader.find_elements("css selector", "#look-window li")) == 64
         reader.value("(document.querySelector('#look-matrix').selectedIndex = 2)")
+    assert reader.text_of("#look-matrix option:nth-child(3)").endswith("attention.projection")
     places = set()
-    for key in (Keys.ARROW_LEFT, Keys.ARROW_UP):
-        reader.find("#look-map").send_keys(key)
+    for row, column in ((5, 7), (4, 8), (5, 8)):
+        reader.value(DRAG, reader.find("#look-row"), row)
+        reader.value(DRAG, reader.find("#look-column"), column)
         numbers = [reader.text_of(f"#look-{name}") for name in ("value", "change", "new")]
         value, change, new = (float(number.replace("−", "-")) for number in numbers)
         assert abs(value + change - new) < 1e-3 * abs(value) + 1e-7 and change
-        places.add(reader.text_of("#look-where"))
-    assert len(places) == 2 and all("attention.projection" in place for place in places)
+        places.add(value)
+    assert len(places) == 3
     assert reader.text_of("#look-optimizer") == "Muon"
 
 
@@ -479,7 +465,7 @@ def test_trained_network_goes_on_learning(here, reader):
     reader.until(lambda: "learned" in reader.text_of("#learn-status"))
     vocab = load("out/run/ckpt.pt")[1].vocab
     known = "".join(one for one in PASTICHE if one in vocab)
-    validated = f"that of {len(known) - int(0.9 * len(known)):,} characters"
-    assert validated in reader.text_of("#learn-status")  # the whole split, at the end
+    validated = f"the whole validation text, {len(known) - int(0.9 * len(known)):,} characters"
+    assert validated in reader.text_of("#learn-status")
     assert reader.text_of("#about").startswith(before)  # as many parameters
     assert Path("out/run/ckpt.pt").exists()

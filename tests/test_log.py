@@ -12,7 +12,7 @@ from conftest import ROOT, TINY
 import train
 from quill import log
 from quill.figures import matplotlib_installed
-from quill.log import COLUMNS, plot_loss, read_log, write_log
+from quill.log import COLUMNS, plot_loss, read_log
 from quill.terminal import UserError
 
 ROWS = [
@@ -22,15 +22,13 @@ ROWS = [
 ]
 
 
-def test_a_log_is_read_as_it_was_written(tmp_path):
-    write_log(tmp_path, ROWS)
+def test_a_log_is_csv_and_is_read_as_it_was_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # then there is no plot and no error
+    log.write(tmp_path, train.State(step=1, log=ROWS))
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
     columns = read_log(tmp_path)
     assert list(columns) == COLUMNS
     assert [list(row) for row in zip(*columns.values(), strict=True)] == ROWS
-
-
-def test_log_csv_is_plain_csv_with_a_header(tmp_path):
-    write_log(tmp_path, ROWS)
     assert b"\r" not in (tmp_path / "log.csv").read_bytes()
     with open(tmp_path / "log.csv", newline="") as file:
         header, *rows = csv.reader(file)
@@ -65,21 +63,15 @@ def test_a_run_leaves_its_checkpoints_its_log_and_its_plot(trained):
     assert left == {"ckpt.pt", "last.pt", "log.csv", "loss.png"}
 
 
-def test_without_matplotlib_there_is_no_plot_and_no_error(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    log.write(tmp_path, train.State(step=1, log=ROWS))
-    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
-
-
 @pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
 def test_the_users_settings_of_matplotlib_change_and_say_nothing(tmp_path, monkeypatch):
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: nonsense\nfigure.dpi: x")
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: x")
     monkeypatch.chdir(tmp_path)
-    code = "from quill.figures import new_figure, save\n"  # quill.log would import torch: seconds
-    code += "save('plot.png', lambda: new_figure(4, 3, '$1 and $2'))"
+    code = "from quill.figures import new_figure, save_figure\n"
+    code += "save_figure('plot.png', lambda: new_figure(4, 3, '$1 and $2'))"
     exec(code, {})
     expected = Path("plot.png").read_bytes()
-    own = {"MATPLOTLIBRC": str(tmp_path), "MPLBACKEND": "nonsense", "MPLCONFIGDIR": "/proc/no"}
+    own = {"MATPLOTLIBRC": str(tmp_path), "MPLCONFIGDIR": "/proc/no"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **own}
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, capture_output=True, env=environment)

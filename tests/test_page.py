@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import DRAG, HELPERS, NEXT_FRAME, PROGRAM, on_a_laptop, on_a_phone
-from conftest import TINY, random_ids, small_network
-from py_mini_racer import MiniRacer
+from browser import DRAG, NEXT_FRAME, JavaScript, on_a_laptop
+from conftest import random_ids, small_network
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
-import train
 from model import next_probabilities, stream
 from page import page
 from quill.checkpoint import load, read_checkpoint
@@ -25,29 +23,23 @@ from quill.terminal import UsageError, UserError
 from study.inside import attention_weights
 
 
-class JavaScript:
+class Pair:
     """A network of PyTorch, its weights rounded to float16, and the same in JavaScript."""
 
     def __init__(self, **settings):
-        self.network, self.engine = small_network(**settings), MiniRacer()
+        self.network, js = small_network(**settings), JavaScript()
         with torch.no_grad():
             for parameter in self.network.parameters():
                 parameter.copy_(parameter.half())
         weights = json.dumps(page.pack_weights(self.network))
         config = f"{json.dumps(asdict(self.network.config))}, {self.network.vocab_size}"
-        self.engine.eval(f"{PROGRAM} {HELPERS}")
         for name in ("network", "other"):  # each holds one text
-            self.engine.eval(f"const {name} = load({config}, {weights}); 0")
-
-    def value(self, expression):
-        """What a JavaScript expression is, as Python's lists and numbers."""
-        convert = "(_, x) => ArrayBuffer.isView(x) ? Array.from(x) : x"
-        return json.loads(self.engine.eval(f"JSON.stringify({expression}, {convert})"))
+            js.run(f"const {name} = load({config}, {weights})")
+        self.value = js.value
 
 
-SHAPES = [{"position": p} for p in ("learned", "sinusoidal", "rotary", "none")]
-SHAPES += [{"bias": True}, {"qk_norm": True}, {"token_shift": True}, {"n_head": 1}]
-SHAPES += [{"position": "rotary", "bias": True, "qk_norm": True, "token_shift": True}]
+SHAPES = [{"position": "learned"}, {"position": "none"}, {"n_head": 1}]
+SHAPES += [{"position": "rotary", "qk_norm": True, "token_shift": True}]
 SHAPES += [{"n_head": 12, "qk_norm": True}]  # heads of one entry, which is its own mean
 SHAPES += [{"n_embd": 15, "n_head": 3, "token_shift": True}]  # half of 15 is 7
 SHAPES += [{"block_size": 5}, {"block_size": 1, "token_shift": True}]
@@ -57,12 +49,12 @@ LARGE |= {"scale": 2.0, "position": "rotary", "token_shift": True, "qk_norm": Tr
 
 @pytest.fixture(scope="module", params=SHAPES, ids=str)
 def js(request):
-    return JavaScript(**request.param)
+    return Pair(**request.param)
 
 
 @pytest.mark.parametrize("settings", [*SHAPES, LARGE], ids=str)
 def test_javascript_logits_and_attention_equal_pytorch(settings):
-    js = JavaScript(**settings)
+    js = Pair(**settings)
     T = js.network.config.block_size
     idx = random_ids(js.network, rows=1, length=T)
     logits = js.network(idx)[0][0].detach()  # (T, V)
@@ -76,8 +68,8 @@ def test_javascript_logits_and_attention_equal_pytorch(settings):
 
 
 @torch.no_grad()
-def test_head_that_is_switched_off_equals_pytorch_without_its_output():
-    js = JavaScript(n_head=4)
+def test_switched_off_head_equals_pytorch_without_its_output():
+    js = Pair(n_head=4)
     idx = random_ids(js.network, rows=1, length=js.network.config.block_size)
     before, size = js.network(idx)[0], js.network.config.n_embd // 4
     projection = js.network.blocks[1].attention.projection
@@ -101,7 +93,7 @@ def test_javascript_writes_the_text_that_pytorch_writes(js, prompt_length):
     assert (torch.tensor(found_logits) - torch.stack(logits)).abs().max() < 1e-4
 
 
-def test_every_character_of_a_long_prompt_is_predicted_from_half_a_window_or_more(js):
+def test_prompt_is_predicted_from_half_a_window_or_more(js):
     block_size, idx = js.network.config.block_size, random_ids(js.network, rows=1, length=60)
     records = js.value(f"read(new Stream(network), {idx[0].tolist()}, 60).records")
     assert [record["index"] for record in records] == list(range(60))
@@ -114,20 +106,8 @@ def test_every_character_of_a_long_prompt_is_predicted_from_half_a_window_or_mor
 
 def test_probe_of_the_same_network_is_the_same_within_rounding(js):
     difference = js.value(f"probe_difference(network, {json.dumps(page.probe(js.network))})")
-    assert difference < page_most_different() / 10
-
-
-def test_probe_is_far_off_if_javascript_computes_another_network():
-    js = JavaScript(position="rotary", scale=1.0)
-    squared = "for (let i = from; i < to; i++) y[i] = Math.max(0, x[i]) ** 2"
-    js.value(f"(gelu = (x, y, slope, from, to) => {{ {squared} }}, 0)")
-    difference = js.value(f"probe_difference(network, {json.dumps(page.probe(js.network))})")
-    assert difference > page_most_different()
-
-
-def page_most_different():
-    """The difference in nats from which the page says that it computes another network."""
-    return float(re.search(r"MOST_DIFFERENT = ([\d.]+)", page.read_program())[1])
+    limit = re.search(r"MOST_DIFFERENT = ([\d.]+)", page.read_program())[1]
+    assert difference < float(limit) / 10
 
 
 def test_text_changed_anywhere_equals_new_text(js):
@@ -160,13 +140,6 @@ def test_characters_are_drawn_with_their_probabilities():
     assert js.value("draw([0, 0.3, 0.6, 0], 0.9999)") == 2  # a sum a little below 1
 
 
-def test_float16_table_is_exact():
-    numbers = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
-    table = torch.tensor(JavaScript().value("float16_table()"))
-    finite = numbers.isfinite()
-    assert torch.equal(table[finite], numbers[finite].float())
-
-
 # --- The file ---------------------------------------------------------------------------------
 
 
@@ -175,6 +148,14 @@ def make_page():
     page.main(["--out_dir=out/run"])
     html = Path("out/run/page.html").read_text(encoding="utf-8")
     return html, json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL).group(1))
+
+
+def change_page(old, new):
+    """Replace a pattern in the file of the page of out/run."""
+    file = Path("out/run/page.html")
+    html, count = re.subn(old, new, file.read_text(encoding="utf-8"))
+    assert count == 1
+    file.write_text(html, encoding="utf-8")
 
 
 def change_checkpoint(change):
@@ -199,7 +180,6 @@ def test_page_holds_the_contents_of_the_checkpoint(here):
     assert "".join(data["vocab"]) == checkpoint["meta"]["vocab"]
     assert data["source"] == "small.txt" and data["step"] == checkpoint["state"]["step"]
     assert data["config"]["n_layer"] == 2 and "out_dir" not in data["config"]
-    assert "next_probabilities" in data["code"]["model.py"]
     assert data["log"]["step"] == [0, 3, 6, 9, 12]
     assert data["samples"][-1] == [12, "a later text"]
     Path("out/run/last.pt").unlink()  # mailed without it
@@ -208,13 +188,7 @@ def test_page_holds_the_contents_of_the_checkpoint(here):
     assert dict(data["samples"]) == state["samples"] and data["batches"] == state["losses"]
 
 
-def test_a_network_that_is_no_transformer_has_no_page(workspace):
-    train.main([*TINY, "--network=bigram"])
-    with pytest.raises(UserError, match="bigram"):
-        page.main([])
-
-
-def test_modules_are_joined_after_what_they_import_and_no_name_is_defined_twice():
+def test_modules_follow_their_imports_and_share_no_name():
     modules = page.join_modules(page.HERE / "page.js")
     files = {*page.HERE.glob("*.js"), *page.HERE.glob("views/*.js")}
     assert modules.keys() == files  # all of them, and each once
@@ -256,8 +230,13 @@ def test_bad_input_is_reported_and_writes_nothing(here):
     assert_reported("none.pt", "--checkpoint=none.pt")
     assert_reported("outptu", "--outptu=page.html")
     assert_reported("nowhere/page.html", "--output=nowhere/page.html")
+    Path("empty.txt").touch()
+    assert_reported("empty", "--blank", "--text=empty.txt")
     change_checkpoint(lambda checkpoint: checkpoint["weights"]["norm.weight"].fill_(70000.0))
     assert_reported("norm.weight")
+    for name, value in (("bias", True), ("position", "sinusoidal"), ("network", "bigram")):
+        change_checkpoint(lambda checkpoint: checkpoint["config"].update({name: value}))  # noqa: B023
+        assert_reported(f"--{name}={value}")
     assert not list(Path().rglob("*.html"))
 
 
@@ -269,7 +248,7 @@ def test_reader_writes_chooses_and_stops(here, reader):
     reader.until(lambda: len(reader.text()) == 201)  # the newline, and what it writes by itself
     assert reader.value("document.documentElement.scrollWidth <= innerWidth")
     reader.type_prompt("KING: é")
-    assert "é" in reader.text_of("#left-out")
+    assert "é (1 of" in reader.text_of("#left-out")
     before = reader.bars()
     reader.click("#one")
     reader.until(lambda: "drawn" in reader.text_of("#bars .chosen"))
@@ -277,106 +256,98 @@ def test_reader_writes_chooses_and_stops(here, reader):
     chosen = list(before)[2]
     reader.until(lambda: reader.text_of("#bars .chosen .name") == chosen)
     assert reader.text() == "KING: " + chosen.replace("␣", " ")
+    assert "yours" in reader.text_of("#bars .chosen")
     assert abs(reader.bars()[chosen] - before[chosen]) < 1e-9
 
     texts = []
-    for _ in range(2):  # the same seed writes the same text
+    for button in ("#write", "#write", "#another"):  # the same seed writes the same text
         reader.click("#again")
         reader.until(lambda: reader.text() == "KING: ")
-        reader.click("#write")
+        reader.click(button)
         reader.until(lambda: len(reader.text()) == 506)
         texts.append(reader.text())
-    assert texts[0] == texts[1]
-    reader.value("['write', 'stop'].map((id) => document.getElementById(id).click())")  # at once
-    reader.until(lambda: reader.value("document.querySelector('#stop').ariaDisabled") == "true")
-    assert len(reader.text()) < 1006
-
-
-@on_a_phone
-def test_a_choice_can_be_undone_and_is_marked_as_the_readers(here, reader):
-    reader.open()
-    reader.type_prompt("KING: ")
-    reader.click("#write")
-    reader.until(lambda: "Wrote 500" in reader.text_of("#status"))
-    before = reader.text()
-    reader.value("document.querySelectorAll('.character')[20].click()")
-    reader.until(lambda: "drawn" in reader.text_of("#bars .chosen"))
-    reader.click("#bars li:not(:has(.chosen)) button")
-    reader.until(lambda: len(reader.text()) == 21)
-    assert "yours" in reader.text_of("#bars .chosen") and reader.text() != before[:21]
-    reader.click("#undo")
-    reader.until(lambda: reader.text() == before)
-    assert not reader.find("#undo").is_displayed()
-
-
-@on_a_laptop
-def test_writes_in_a_row_are_all_done_and_another_one_takes_the_next_seed(here, reader):
-    reader.open()
-    reader.type_prompt("KING: ")
+    assert texts[0] == texts[1] != texts[2]
     reader.value("[1, 2].forEach(() => document.getElementById('write').click())")  # at once
-    reader.until(lambda: len(reader.text()) == 1006)
-    first = reader.text()
-    reader.click("#another")
-    reader.until(lambda: len(reader.text()) == 506)
-    reader.until(lambda: "Wrote 500" in reader.text_of("#status"))
-    assert reader.text() != first[:506] and reader.value("document.querySelector('#seed').value")
+    reader.until(lambda: len(reader.text()) == 1506)
+    reader.value("['write', 'stop'].map((id) => document.getElementById(id).click())")  # at once
+    reader.until(lambda: reader.text_of("#status") != "Writing.")
+    assert len(reader.text()) < 2006
 
 
 @on_a_laptop
-def test_settings_out_of_range_are_named(here, reader):
+def test_settings_out_of_range_are_named_and_not_used(here, reader):
     reader.open()
     for name, value in (("top-k", "0"), ("top-k", "2.5"), ("top-p", "1.5"), ("seed", "-1")):
         box = reader.find(f"#{name}")
-        box.clear()
-        box.send_keys(value)
-        assert name in reader.text_of("#ignored"), (name, value)
-        box.clear()
-        box.send_keys("1")
-        assert not reader.text_of("#ignored")
+        reader.value(DRAG, box, value)
+        assert box.get_property("validationMessage") and box == reader.switch_to.active_element
+        reader.value(NEXT_FRAME)
+        assert name not in reader.text_of("#bars-title")
+        reader.value(DRAG, box, "1")
+        assert not box.get_property("validationMessage")
 
 
 @on_a_laptop
 def test_slider_shows_the_text_of_each_evaluation(here, reader):
+    last = read_checkpoint("out/run/last.pt")
+    samples = last["state"]["samples"]
+    strange = {0: "क्या? हिन्दी", 3: "👩\u200d🚀\n", 6: "a\u202eb", 9: "x\x1b"}
+    samples.update(strange)  # one text, without labels for parts of it
+    torch.save(last, "out/run/last.pt")
     reader.open()
-    samples = read_checkpoint("out/run/last.pt")["state"]["samples"]
-    slider = reader.find("#sample-step")
     for place, (step, sample) in enumerate(samples.items()):
-        reader.value(DRAG, slider, place)
+        reader.value(DRAG, reader.find("#sample-step"), place)
         assert reader.text_of("#sample-shown").startswith(f"{step}:")
-        assert reader.text_of("#sample") == sample
+        shown = sample.replace("\u202e", r"\u202e").replace("\x1b", r"\u001b")
+        assert reader.text_of("#sample") == shown
+
+
+@on_a_laptop
+def test_page_works_in_a_frame_of_a_notebook(here, reader):
+    reader.open()
+    html = Path("out/run/page.html").read_text(encoding="utf-8")
+    reader.get("about:blank")
+    frame = "document.body.appendChild(document.createElement('iframe')).srcdoc = arguments[0]"
+    reader.value(frame, html)
+    reader.switch_to.frame(0)
+    reader.until(lambda: "Wrote 200" in reader.text_of("#status"))
+    reader.value(DRAG, reader.find("#temperature"), 1.5)
+    reader.until(lambda: "1.50" in reader.text_of("#bars-title"))
+
+
+@on_a_laptop
+def test_files_are_read_wherever_dropped_and_after_an_edit(here, reader):
+    reader.open()
+    file = "(transfer = new DataTransfer()).items.add(new File(['thou é é'], 'a.txt'))"
+    drop = "new DragEvent('drop', {dataTransfer: transfer, bubbles: true, cancelable: true})"
+    assert not reader.value(f"(({file}), document.querySelector('h1').dispatchEvent({drop}))")
+    box = "document.querySelector('#learn-text').value"
+    reader.until(lambda: reader.value(box) == "thou é é")
+    assert "é (2 of" in reader.text_of("#learn-length")
+    for text in ("before", "after an edit"):
+        (here / "my.txt").write_text(text)
+        reader.find("#learn-file").send_keys(str(here / "my.txt"))
+        reader.until(lambda: reader.value(box) == text)  # noqa: B023
+
+
+@on_a_laptop
+def test_page_without_one_of_its_weights_says_so(here, reader):
+    reader.open()
+    change_page('(id="weights">.*).{64}</script>', r"\1</script>")
+    reader.refresh()
+    reader.until(lambda: reader.find("#failed").is_displayed())
+    assert "weights" in reader.text_of("#failure")
+    reader.problems()  # the same, in the console
 
 
 @on_a_laptop
 def test_page_of_another_network_than_the_trained_one_says_so(here, reader):
     reader.open()
     assert not reader.find("#differs").is_displayed()
-    file = Path("out/run/page.html")
-    html = file.read_text(encoding="utf-8")
-    data = re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1]
-    lied = json.loads(data)
-    lied["probe"]["surprises"][-1] += 0.1
-    file.write_text(html.replace(data, json.dumps(lied).replace("<", "\\u003c")), encoding="utf-8")
+    change_page(r'("surprises": \[)[\d.]+', r"\g<1>99")
     reader.refresh()
     reader.until(lambda: reader.find("#differs").is_displayed())
-    assert "0.10" in reader.text_of("#difference")
-
-
-@on_a_laptop
-@pytest.mark.parametrize("size", [(740, 360), (640, 400)])  # a phone on its side; a zoom of 200 %
-def test_text_slider_and_bars_are_in_sight_together(here, reader, size):
-    reader.open()
-    width, height = size
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    reader.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    top = "document.querySelector('{}').getBoundingClientRect().{}"
-    by = f"{top.format('#temperature', 'top')} - {top.format('.reading', 'height')} - 8"
-    reader.value(f"scrollBy(0, {by})")
-    reader.value(NEXT_FRAME)
-    assert reader.value(top.format(".reading", "top")) >= 0
-    assert reader.value(top.format(".reading", "bottom")) <= reader.value(
-        top.format("#temperature", "top")
-    )
-    assert reader.value(top.format("#bars li:nth-child(3)", "bottom")) <= height
+    assert 90 < float(reader.text_of("#difference")) < 99
 
 
 @on_a_laptop
@@ -386,7 +357,7 @@ def test_every_probability_names_its_temperature(here, reader):
     reader.value("document.querySelectorAll('.character')[6].click()")
     reader.until(lambda: "prompt" in reader.text_of("#bars .chosen"))
     assert "temperature 1:" in reader.text_of("#readout")
-    surprise = float(reader.text_of("#one-loss"))
+    surprise = float(reader.text_of("#readout").split()[-2])
     for temperature in ("0.30", "1.00"):
         reader.value(DRAG, reader.find("#temperature"), temperature)
         reader.value(NEXT_FRAME)
@@ -394,7 +365,7 @@ def test_every_probability_names_its_temperature(here, reader):
         assert abs(sum(reader.bars().values()) - 1) < 1e-4
         same = abs(-math.log(reader.bars()["m"]) - surprise) < 0.006
         assert same == (temperature == "1.00")
-        assert float(reader.text_of("#one-loss")) == surprise
+        assert float(reader.text_of("#readout").split()[-2]) == surprise
 
 
 def test_attention_on_the_page_equals_pytorch(here, reader):
@@ -485,7 +456,7 @@ def test_hostile_text_is_shown_as_text(here, reader):
     reader.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
     content = "document.querySelector('#{}').textContent"
     data, weights = content.format("data"), content.format("weights")
-    reader.value(f"keep(JSON.parse({data}), {weights}, () => 0)")
+    reader.value(f"keep(JSON.parse({data}), {weights})")
     reader.until((here / "my-gpt.html").exists)
     assert (here / "my-gpt.html").read_text(encoding="utf-8").count("</script") == 3
     assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))

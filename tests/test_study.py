@@ -408,6 +408,11 @@ def test_every_study_takes_a_tiny_text_or_refuses_it(tmp_path, text, monkeypatch
     if text[0] == text[1]:
         with pytest.raises(UserError, match="two characters"):
             main(["embeddings"])
+    Path("tiny.txt").write_text(text[:10])
+    prepare_shakespeare.main(["--source=tiny.txt", "--dataset=tiny", "--split=0.6,0.4"])
+    for name in ("context", "without"):
+        with pytest.raises(UserError, match="block_size is 4"):
+            main([name, "out/run", "--dataset=tiny"])
 
 
 @needs_matplotlib

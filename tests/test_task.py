@@ -1,5 +1,9 @@
 """study/task.py: a right solution passes, and the mistake in a wrong one is named."""
 
+import csv
+import io
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,7 +46,7 @@ SENTENCES = {  # {a solution of softmax: what is said about it}
     "def soft_max(z): return z": "there is no function softmax in ",
     "def softmax(z): exit()": "for 5 scores, it ends the program",
     "def softmax(z): return z[": "line 7: SyntaxError: '[' was never closed",
-    "del F\ndef softmax(z): return F.relu(z)": "line 8: NameError: name 'F' is not defined",
+    "del F\ndef softmax(z): return F.relu(z)": "line 8: NameError: name 'F' is not defined; write",
     "def softmax(z): return [z, z]": "for 5 scores, a list is returned where a tensor should be",
     "def softmax(z): return z - math.nan": "for 5 scores, entry (0,) is nan (from 0 / 0",
 }
@@ -95,8 +99,8 @@ def test_check_ends_with_0_only_if_all_is_right(tmp_path, capsys, monkeypatch):
     main(["task", "softmax", "--check"])
     assert "1 of 1 done" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="1"):
-        main(["task", "--check"])
-    assert "1 of 14 done" in capsys.readouterr().out
+        main(["task", "softmax", "embed", "--json"])
+    assert json.loads(capsys.readouterr().out) == {"softmax": "done", "embed": "open"}
 
 
 def test_grade_prints_a_csv_and_no_file_stops_the_others(tmp_path, capsys, monkeypatch):
@@ -106,6 +110,6 @@ def test_grade_prints_a_csv_and_no_file_stops_the_others(tmp_path, capsys, monke
         said(tmp_path / student / "tasks", "embed", task.SOURCES["embed"])
         (tmp_path / student / "tasks/softmax.py").write_text(source)
     main(["task", "--grade", str(tmp_path)])
-    rows = [line.split(",") for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[:2] for row in rows] == [["a", "1"], ["b", "1"]]
-    assert all("no result in 1 second" in row[2] for row in rows)
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["student"], row["done"]) for row in rows] == [("a", "1"), ("b", "1")]
+    assert all("no result in 1 second" in row["softmax"] for row in rows)

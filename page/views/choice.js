@@ -3,25 +3,15 @@
 
 import { by_probability, next_probabilities } from "../generate.js";
 import { by_id, element, percent, visible } from "./dom.js";
-import { DARKEST } from "./text.js";
 
 const BARS = 12; // for the most likely characters; the others share one
 
 export class ChoiceView {
   constructor(page) {
     this.page = page;
-    const limits = { "top-k": "from 1 on", "top-p": "above 0, up to 1", seed: "a whole number" };
-    const changed = () => {
-      by_id("temperature-shown").textContent = page.settings().temperature.toFixed(2);
-      const wrong = Object.keys(limits).filter((id) => !by_id(id).validity.valid);
-      const notes = wrong.map((id) => `${id} (${limits[id]})`);
-      by_id("ignored").textContent = notes.length ? `Out of range, ignored: ${notes}` : "";
-      page.change_settings();
-    };
     for (const id of ["temperature", "top-k", "top-p", "seed"]) {
-      by_id(id).addEventListener("input", changed);
+      by_id(id).addEventListener("input", () => page.change_settings());
     }
-    changed();
     // One more than the most likely characters: the chosen one may not be among them.
     this.rows = Array.from({ length: BARS + 1 }, () => this.new_row("button"));
     for (const row of this.rows) {
@@ -47,16 +37,19 @@ export class ChoiceView {
     const index = page.chosen_index();
     const before = page.text[index - 1];
     by_id("choice").hidden = !before?.logits;
-    by_id("no-choice").hidden = index > 0;
     if (!before?.logits) return;
-    const { temperature, top_k, top_p } = page.settings();
+    const { temperature, top_k, top_p } = page.settings;
     const probabilities = next_probabilities(before.logits, temperature, top_k, top_p);
-    this.draw_title(index, entropy(probabilities), page.settings());
+    const bits = entropy(probabilities);
+    by_id("entropy").textContent =
+      `The entropy is ${bits.toFixed(2)} bits: as uncertain as a choice among ` +
+      `${(2 ** bits).toFixed(1)} equally likely characters.`;
+    by_id("bars-title").textContent = `Probability at temperature ${cuts(page.settings)}`;
     before.order ??= by_probability(before.logits);
     const chosen = page.text[index]?.id;
     const shown = before.order.slice(0, this.rows.length - 1);
     if (chosen !== undefined && !shown.includes(chosen)) shown.push(chosen);
-    const word = this.word(page.origins[index]);
+    const word = this.word(page.text[index]?.origin);
     this.rows.forEach((row, rank) => {
       row.id = shown[rank];
       row.item.hidden = rank >= shown.length;
@@ -73,24 +66,7 @@ export class ChoiceView {
    *  shown now, say so. */
   word(origin) {
     if (typeof origin !== "object") return origin ?? "";
-    const now = this.page.settings();
-    const same = ["temperature", "top_k", "top_p"].every((name) => origin[name] === now[name]);
-    return same ? "drawn" : `drawn at ${cuts(origin)}`;
-  }
-
-  draw_title(index, bits, settings) {
-    const first = Math.max(0, index - 24);
-    const labels = this.page.text.slice(first, index).map((_, i) => this.page.label(first + i));
-    const alike = (2 ** bits).toFixed(1);
-    by_id("context").replaceChildren(
-      "After ",
-      element("bdi", { class: "mono" }, (first ? "…" : "") + labels.join("")),
-      settings.temperature === 0
-        ? ": at temperature 0, the most likely character is always taken."
-        : `: an entropy of ${bits.toFixed(2)} bits, as uncertain as a choice among ${alike} ` +
-            "equally likely characters.",
-    );
-    by_id("bars-title").textContent = `Probability at temperature ${cuts(settings)}`;
+    return cuts(origin) === cuts(this.page.settings) ? "drawn" : `drawn at ${cuts(origin)}`;
   }
 
   show(row, name, probability, word) {
@@ -101,8 +77,6 @@ export class ChoiceView {
     row.body.classList.toggle("chosen", word !== "");
     if (row === this.others) return;
     row.body.classList.toggle("cut", probability === 0);
-    const label = `${name}, ${percent(probability)}${word && `, ${word}`}`;
-    row.body.setAttribute("aria-label", label);
   }
 }
 
@@ -117,17 +91,8 @@ function entropy(probabilities) {
   return probabilities.reduce((sum, p) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
 }
 
-/** The surprise of the text and of the character that the reader points at. */
-export class SurpriseView {
-  constructor(page) {
-    this.page = page;
-    by_id("darkest").textContent = `${DARKEST} nats or more`;
-  }
-
-  draw() {
-    const show = (id, loss) => (by_id(id).textContent = loss === null ? "–" : loss.toFixed(2));
-    show("val-loss", this.page.data.val_loss);
-    show("mean-loss", this.page.mean_loss());
-    show("one-loss", this.page.surprise(this.page.pointed_index()));
-  }
+export function show_surprise(page) {
+  const shown = (loss) => (loss === null ? "–" : loss.toFixed(2));
+  by_id("val-loss").textContent = shown(page.data.val_loss);
+  by_id("mean-loss").textContent = shown(page.mean_loss());
 }

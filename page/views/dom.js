@@ -1,37 +1,22 @@
 // @ts-check
-// What all views use: elements, and how numbers and characters are shown.
+// What all views use: elements, and how numbers, characters and matrices are shown.
 
-function complete(node, attributes, children) {
+/** @returns {(tag, attributes?: object, ...children) => any} */
+const maker_in = (namespace) => (tag, attributes = {}, ...children) => {
+  const node = document.createElementNS(namespace, tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children); // a string becomes text, never HTML
   return node;
-}
+};
 
-/** @returns {any} */
-export function element(tag, attributes = {}, ...children) {
-  return complete(document.createElement(tag), attributes, children);
-}
-
-/** @returns {any} */
-export function svg(tag, attributes = {}, ...children) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  return complete(node, attributes, children);
-}
+export const element = maker_in("http://www.w3.org/1999/xhtml");
+export const svg = maker_in("http://www.w3.org/2000/svg");
 
 /** @returns {any} */
 export const by_id = (id) => document.getElementById(id);
 
 /** All elements that a selector matches. @returns {any[]} */
 export const all = (selector) => Array.from(document.querySelectorAll(selector));
-
-/** As many units wide as the place has pixels, so that a phone's labels are not smaller. */
-export function new_plot(id, height, title) {
-  const width = Math.max(280, by_id(id).clientWidth);
-  const look = { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title };
-  const plot = svg("svg", look);
-  by_id(id).replaceChildren(plot);
-  return [plot, width];
-}
 
 export function percent(p) {
   if (p > 0 && p < 0.00005) return "<\u00a00.01\u00a0%";
@@ -55,10 +40,31 @@ export function visible(character, space = "␣") {
 /** A text without what could change the direction of what is around it. */
 export const plain = (text) => Array.from(text, (one) => visible(one, " ")).join("");
 
-export const motion_is_reduced = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+const MOST_NAMED = 12; // characters that a sentence lists
 
-/** The accent color as [red, green, blue]: a canvas knows no variables of CSS. */
-export function accent() {
-  const color = getComputedStyle(document.documentElement).getPropertyValue("--accent").trim();
-  return [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
+/** Which characters of a text a network leaves out, because it has no ids for them: a sentence, or
+ *  nothing. */
+export function describe_left_out(characters, ids) {
+  const unknown = characters.filter((one) => !ids.has(one));
+  if (!unknown.length) return "";
+  const names = [...new Set(unknown)].map((one) => visible(one));
+  const list = names.slice(0, MOST_NAMED).join(" ");
+  return `Left out, never seen in training: ${list} (${whole(unknown.length)} of the characters).`;
+}
+
+/** Paint a pixel for each entry of a matrix in the canvas's color, darker for a larger entry.
+ *  entry(row, column): from 0 to 1. */
+export function paint_matrix(canvas, rows, columns, entry) {
+  Object.assign(canvas, { width: columns, height: rows });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(columns, rows);
+  const [red, green, blue] = getComputedStyle(canvas).color.match(/\d+/g).map(Number);
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) {
+      // The square root: else small entries could not be seen.
+      const opacity = 255 * Math.sqrt(entry(row, column));
+      image.data.set([red, green, blue, opacity], 4 * (row * columns + column));
+    }
+  }
+  context.putImageData(image, 0, 0);
 }

@@ -3,26 +3,31 @@
 // else it goes on with the one that is there: fine-tuning.
 
 import { can_learn } from "../learn.js";
-import { all, by_id, element, whole } from "./dom.js";
-import { kinds_of } from "./characters.js";
+import { all, by_id, describe_left_out, element, whole } from "./dom.js";
 import { show_loss } from "./loss.js";
 
 const MOST_CHARACTERS = 5000; // different ones: the embedding of more would take too long to learn
-const MOST_FREQUENT = 100; // characters in the plane, as in Python
 const MOST_COUNTED = 1e6; // characters of a text: more n-grams would take too much memory
 const PLENTY = 100000; // characters: more hardly helps so small a network
+
+/** What is known of a training that has not begun. source: the text's name. */
+export function new_training(source) {
+  const log = { step: [], train_loss: [], val_loss: [] };
+  return { source, step: 0, val_loss: null, log, batches: [], samples: [], counted: [] };
+}
 
 export class LearnView {
   constructor(page, new_worker) {
     this.page = page;
     this.new_worker = new_worker;
     this.learning = this.held = false;
+    this.validation = 0; // how many characters the validation text has
     this.run = 0; // raised by each press of Learn: what a run before that reports is ignored
     const { learn, untrained, config } = page.data;
     const able = can_learn(config);
     by_id("learn-controls").hidden = !able;
     by_id("learn-note").textContent = !able
-      ? "In this page, only Transformers without biases learn whose sizes are multiples of 8."
+      ? "In this page, only networks learn whose sizes are multiples of 8."
       : untrained
         ? "Paste a text that you like, or open one: a play, your own poems, a recipe book. The " +
           "network learns to continue it, one character at a time. The curve shows how well."
@@ -39,14 +44,16 @@ export class LearnView {
     by_id("learn-text").addEventListener("input", () => this.show_length());
     by_id("learn").addEventListener("click", () => this.learn());
     by_id("learn-pause").addEventListener("click", () => this.allow(this.held ? Infinity : 0));
-    by_id("learn-keep").addEventListener("click", () => page.ask_for_weights());
+    by_id("look-next").addEventListener("click", () => this.allow(1, by_id("look-matrix").value));
+    by_id("learn-keep").addEventListener("click", () => page.worker.postMessage({ kind: "pack" }));
     by_id("learn-file").addEventListener("change", ({ target }) => {
       this.open(target.files[0]);
       target.value = ""; // so that the same file can be opened again after an edit
     });
-    const box = by_id("learning");
-    box.addEventListener("dragover", (event) => event.preventDefault());
-    box.addEventListener("drop", (event) => {
+    // Anywhere: the browser would leave the page for a file that is dropped beside the box.
+    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("drop", (event) => {
+      if (!event.dataTransfer.files.length) return;
       event.preventDefault();
       this.open(event.dataTransfer.files[0]);
     });
@@ -58,10 +65,13 @@ export class LearnView {
   }
 
   show_length() {
+    const { data, ids } = this.page;
     const characters = Array.from(by_id("learn-text").value);
-    const numbers = [characters.length, new Set(characters).size, PLENTY].map(whole);
-    by_id("learn-length").textContent =
-      `${numbers[0]} characters, ${numbers[1]} different ones. ${numbers[2]} are plenty.`;
+    const [many, different, plenty] =
+      [characters.length, new Set(characters).size, PLENTY].map(whole);
+    const length = `${many} characters, ${different} different ones; ${plenty} are plenty.`;
+    const left_out = data.learn.sizes.length ? "" : describe_left_out(characters, ids);
+    by_id("learn-length").textContent = `${length} ${left_out}`;
   }
 
   learn() {
@@ -77,23 +87,33 @@ export class LearnView {
     const problem = problem_with(characters, tokens, vocab, config.block_size);
     by_id("learn-problem").textContent = problem;
     if (problem) return;
-    const log = { step: [], train_loss: [], val_loss: [] };
     const source = `a text of ${whole(tokens.length)} characters`;
-    const fresh = { step: 0, val_loss: null, log, batches: [], samples: [], counted: [], source };
-    page.use({ ...page.data, config, vocab, frequent: most_frequent(tokens), ...fresh });
+    page.use({ ...page.data, config, vocab, ...new_training(source) });
     const seed = Math.floor(2 ** 31 * Math.random());
     const vocab_size = vocab.length;
-    const shown = kinds_of(page.data);
-    if (chosen) page.worker.postMessage({ kind: "create", config, vocab_size, seed, shown });
-    page.worker.postMessage({ kind: "learn", config, tokens, seed, run: ++this.run });
+    if (chosen) page.worker.postMessage({ kind: "create", config, vocab_size, seed });
+    const helper = navigator.hardwareConcurrency > 1 ? [this.help(config, vocab_size)] : [];
+    const message = { kind: "learn", config, tokens, seed, run: ++this.run, helper: helper[0] };
+    page.worker.postMessage(message, helper);
     page.start_over();
     this.count(tokens, vocab_size);
     this.set_state(true, false);
   }
 
+  /** A port to another worker, which computes half of each batch. */
+  help(config, vocab_size) {
+    this.helper?.terminate();
+    this.helper = this.new_worker();
+    this.helper.onerror = ({ message }) => this.page.fail(message);
+    const { port1, port2 } = new MessageChannel();
+    this.helper.postMessage({ kind: "help", config, vocab_size, port: port2 }, [port2]);
+    return port1;
+  }
+
   /** What counting makes of the same text, in a worker of its own: the lines to beat. */
   count(tokens, vocab_size) {
     const split = Math.floor(0.9 * tokens.length);
+    this.validation = tokens.length - split;
     const train = tokens.slice(0, Math.min(split, MOST_COUNTED));
     const validation = tokens.slice(split, split + MOST_COUNTED / 10);
     const { data } = this.page;
@@ -135,9 +155,10 @@ export class LearnView {
     by_id("learn-seconds").textContent = seconds.toFixed(1);
     if (step < this.page.data.config.max_iters) return;
     this.set_state(false, false);
+    const which = validated === this.validation ? "the whole validation text, " : "";
     by_id("learn-status").textContent =
       "It has learned. Now let it write, and keep it. Its last validation loss is that of " +
-      `${whole(validated)} characters; the points of the curve before are quick looks at 4,096.`;
+      `${which}${whole(validated)} characters; the points before it are quick looks at 4,096.`;
   }
 }
 
@@ -145,13 +166,6 @@ export class LearnView {
 function distinct(characters) {
   const number = (one) => one.codePointAt(0) ?? 0;
   return [...new Set(characters)].sort((a, b) => number(a) - number(b));
-}
-
-function most_frequent(tokens) {
-  const counts = new Map();
-  for (const id of tokens) counts.set(id, (counts.get(id) ?? 0) + 1);
-  const order = [...counts].sort(([, a], [, b]) => b - a).map(([id]) => id);
-  return order.slice(0, MOST_FREQUENT).sort((a, b) => a - b);
 }
 
 /** What is wrong with a text to learn from, and what to do about it: a sentence, or nothing. */

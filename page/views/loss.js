@@ -1,7 +1,7 @@
 // @ts-check
 // The curves of the loss.
 
-import { by_id, element, new_plot, svg, whole } from "./dom.js";
+import { by_id, element, svg, whole } from "./dom.js";
 
 /** Round numbers between low and high, about `count` of them. */
 function ticks(low, high, count) {
@@ -17,20 +17,20 @@ function ticks(low, high, count) {
 
 /** The two losses of each evaluation, batches: [[step, loss of one batch]], and, as lines to beat,
  *  counted: the losses of counted n-grams, for n = 1, 2, ... */
-export function show_loss({ log, batches, counted = [], config }) {
+export function show_loss({ log, batches, counted, config }) {
   const { step: steps, train_loss, val_loss } = log;
   by_id("loss").replaceChildren();
   if (steps.length < 2) return;
   const last = steps.length - 1;
   const best = val_loss.indexOf(Math.min(...val_loss));
-  const title =
-    `The validation loss falls from ${val_loss[0].toFixed(2)} at step ${whole(steps[0])} to ` +
-    `${val_loss[best].toFixed(2)} at step ${whole(steps[best])}.`;
-  const [plot, width] = new_plot("loss", 320, title);
+  const [at_first, at_best] = [0, best].map((i) => `${val_loss[i].toFixed(2)} at step ${steps[i]}`);
+  const title = `The validation loss falls from ${at_first} to ${at_best}.`;
+  // As many units wide as the place has pixels, so that a phone's labels are not smaller.
+  const width = Math.max(280, by_id("loss").clientWidth);
+  const plot = svg("svg", { viewBox: `0 0 ${width} 320`, role: "img", "aria-label": title });
   const [left, right, top, bottom] = [40, width - 84, 28, 264];
-  const losses = [...train_loss, ...val_loss, ...batches.map(([, loss]) => loss)];
   const lines = counted.map((loss, i) => [i + 1, loss]).slice(1); // a 1-gram is not worth a line
-  losses.push(...lines.map(([, loss]) => loss));
+  const losses = [...train_loss, ...val_loss, ...[...batches, ...lines].map(([, loss]) => loss)];
   const high = losses.reduce((a, b) => Math.max(a, b)) + 1e-9;
   const least = losses.reduce((a, b) => Math.min(a, b));
   const low = least - (high - least) / 10; // room for the names of the curves above the axis
@@ -70,7 +70,6 @@ export function show_loss({ log, batches, counted = [], config }) {
   curve("batches", batches);
   curve("training", train_loss.map((loss, i) => [steps[i], loss]));
   curve("validation", val_loss.map((loss, i) => [steps[i], loss]));
-  plot.append(svg("circle", { class: "best", cx: x(steps[best]), cy: y(val_loss[best]), r: 4 }));
-  const thin = batches.length ? " The thin line is the loss of single batches." : "";
-  by_id("loss").append(element("p", { class: "note" }, title + thin));
+  const note = `${title} The thin line is the loss of single batches.`;
+  by_id("loss").append(plot, element("p", { class: "note" }, note));
 }

@@ -3,21 +3,18 @@
 
 import { all, by_id, element, percent, visible } from "./dom.js";
 
-export const DARKEST = 5; // nats: the surprise of a probability of 0.7 %, shaded most
+const DARKEST = 5; // nats: the surprise of a probability of 0.7 %, shaded most
 
 export class TextView {
   constructor(page) {
     this.page = page;
     this.box = by_id("text");
-    this.spans = [];
-    this.lit = new Set(); // spans that attention lights
+    this.spans = []; // one for each character
     const label = "the next character, not drawn yet";
     const caret = { class: "character caret", role: "option", "aria-label": label };
     this.caret = element("span", caret, "▏");
-    this.caret_line = element("div", { class: "line", role: "presentation" }); // for it alone
-    this.marked = null; // the span that is selected
-    this.to_show = false; // whether it is to be scrolled into sight
-    this.shaded = 0; // how many characters are shaded by their surprise
+    this.selected = null; // the span that is marked
+    this.add_line();
     this.box.addEventListener("pointerover", (event) => {
       if (event.pointerType === "mouse") page.hover(this.index_of(event.target));
     });
@@ -39,97 +36,95 @@ export class TextView {
   press(event) {
     const { page } = this;
     const at = page.chosen_index();
-    const targets = {
-      ArrowLeft: at - 1,
-      ArrowRight: at + 1,
-      Home: 0,
-      End: page.text.length,
-    };
+    const targets = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: page.text.length };
     if (!(event.key in targets) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     page.hover(-1);
     page.point(targets[event.key]);
-    this.to_show = true;
   }
 
-  /** Everything is to be shaded again. */
-  reshade() {
-    by_id(`shade-${this.page.shading}`).checked = true;
-    for (const span of this.spans) span.style.removeProperty("--shade");
-    this.lit.clear();
-    this.shaded = 0;
+  /** What a character looks like: its class and its text. */
+  look(one) {
+    const character = this.page.data.vocab[one.id];
+    const text = visible(character, " ");
+    const origin = typeof one.origin === "string" ? one.origin : "drawn";
+    return { name: `character ${origin}${text === character ? "" : " escape"}`, text };
   }
 
-  truncate(length) {
-    this.caret.remove();
-    this.caret_line.remove();
-    while (this.spans.length > length) this.spans.pop().remove();
-    while (this.box.lastElementChild?.hasChildNodes() === false) this.box.lastElementChild.remove();
-    this.lit.clear();
-    this.shaded = Math.min(this.shaded, length);
+  add_line() {
+    this.box.append(element("div", { class: "line", dir: "auto", role: "presentation" }));
   }
 
-  append(index) {
-    const { text, data, prompt_length } = this.page;
-    const character = data.vocab[text[index].id];
-    const shown = visible(character, " ");
-    const span = element("span", { class: "character", role: "option" }, shown);
-    if (shown !== character) span.classList.add("escape");
-    if (index < prompt_length) span.classList.add("prompt");
-    if (this.page.origins[index] === "yours") span.classList.add("yours");
-    if (index === 0 || data.vocab[text[index - 1].id] === "\n") {
-      this.box.append(element("div", { class: "line", dir: "auto", role: "presentation" }));
-    }
+  append({ name, text }) {
+    const span = element("span", { class: name, role: "option" }, text);
     this.box.lastElementChild.append(span);
     this.spans.push(span);
+    if (text === "↵" && name.includes("escape")) this.add_line();
+  }
+
+  remove_last() {
+    const span = this.spans.pop();
+    while (this.box.lastElementChild !== span.parentElement) this.box.lastElementChild.remove();
+    span.remove();
   }
 
   draw() {
-    const { page, box } = this;
+    const { page, box, spans } = this;
     const follows = box.scrollHeight - box.scrollTop - box.clientHeight < 60;
-    const more = this.spans.length < page.text.length;
-    this.caret.remove();
-    this.caret_line.remove();
-    while (this.spans.length < page.text.length) this.append(this.spans.length);
-    const last = page.text.at(-1);
-    if (!last || page.data.vocab[last.id] === "\n") box.append(this.caret_line);
+    const looks = page.text.map((one) => this.look(one));
+    const is_shown = ({ name, text }, i) =>
+      spans[i]?.className === name && spans[i].textContent === text;
+    const changed = looks.findIndex((look, i) => !is_shown(look, i));
+    const same = changed < 0 ? looks.length : changed;
+    while (spans.length > same) this.remove_last();
+    for (const look of looks.slice(same)) this.append(look);
     box.lastElementChild.append(this.caret);
-    if (page.shading === "surprise") this.shade_surprise();
-    else this.shade_attention();
+    by_id(`shade-${page.shading}`).checked = true;
+    this.shades().forEach((shade, i) => {
+      const shown = shade.toFixed(3);
+      if (spans[i].shade === shown) return;
+      spans[i].shade = shown;
+      spans[i].style.setProperty("--shade", shown);
+    });
     this.mark(page.chosen_index());
-    if (more && follows && page.follows()) box.scrollTop = box.scrollHeight;
+    const more = same < looks.length;
+    if (more && follows && page.selected === null) box.scrollTop = box.scrollHeight;
     const index = page.pointed_index();
-    by_id("readout").replaceChildren(...(index < 0 ? [] : this.describe(index)));
+    const view = page.shading === "attention" ? page.attention_view : this;
+    by_id("readout").replaceChildren(...(index < 0 ? [] : view.describe(index)));
+  }
+
+  /** Of each character, from 0 to 1. */
+  shades() {
+    const { text, shading, attention_view } = this.page;
+    if (shading === "surprise") {
+      return text.map((_, i) => Math.min(1, this.page.surprise(i) / DARKEST));
+    }
+    const shades = text.map(() => 0);
+    for (const { index, weight } of attention_view.weights(this.page.pointed_index())) {
+      shades[index] = Math.sqrt(weight); // else small weights could not be seen
+    }
+    return shades;
   }
 
   /** Show which character is selected. */
   mark(index) {
     const span = this.spans[index] ?? this.caret;
-    if (this.marked !== span) {
-      this.marked?.classList.remove("selected");
-      this.marked?.removeAttribute("id");
-      this.marked?.removeAttribute("aria-selected");
-      span.classList.add("selected");
+    if (span !== this.selected) {
+      for (const name of ["id", "aria-selected"]) this.selected?.removeAttribute(name);
       span.id = "selected-character";
       span.setAttribute("aria-selected", "true");
       this.box.setAttribute("aria-activedescendant", span.id);
-      this.marked = span;
+      this.selected = span;
+      if (document.activeElement === this.box) span.scrollIntoView({ block: "nearest" });
     }
-    if (span !== this.caret) {
-      const words = this.describe_surprise(index).map((part) => part.textContent ?? part);
-      span.setAttribute("aria-label", words.join(""));
-    }
-    if (this.to_show) span.scrollIntoView({ block: "nearest" });
-    this.to_show = false;
+    if (span === this.caret) return;
+    const words = this.describe(index).map((part) => part.textContent ?? part);
+    span.setAttribute("aria-label", words.join(""));
   }
 
-  /** A sentence about a character, as parts for append(). */
+  /** How much a character surprises: a sentence, as parts for append(). */
   describe(index) {
-    const { shading, attention_view } = this.page;
-    return shading === "attention" ? attention_view.describe(index) : this.describe_surprise(index);
-  }
-
-  describe_surprise(index) {
     const name = element("bdi", {}, this.page.label(index));
     const surprise = this.page.surprise(index);
     if (index === 0) return [name, " has no probability: nothing comes before it."];
@@ -137,26 +132,5 @@ export class TextView {
     const p = percent(Math.exp(-surprise));
     const nats = surprise.toFixed(2);
     return [name, ` had a probability of ${p} at temperature 1: a surprise of ${nats} nats.`];
-  }
-
-  shade_surprise() {
-    for (; this.shaded < this.page.read_to; this.shaded++) {
-      const surprise = this.page.surprise(this.shaded);
-      if (surprise === null) continue;
-      const shade = Math.min(1, surprise / DARKEST).toFixed(3);
-      this.spans[this.shaded].style.setProperty("--shade", shade);
-    }
-  }
-
-  shade_attention() {
-    for (const span of this.lit) span.style.removeProperty("--shade");
-    this.lit.clear();
-    const weights = this.page.attention_view.weights(this.page.pointed_index());
-    weights?.forEach(({ index, weight }) => {
-      if (weight < 0.002) return;
-      // The square root: else small weights could not be seen.
-      this.spans[index].style.setProperty("--shade", Math.sqrt(weight).toFixed(3));
-      this.lit.add(this.spans[index]);
-    });
   }
 }
