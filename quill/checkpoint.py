@@ -82,8 +82,8 @@ def read_checkpoint(path):
     place = Path(path)
     ours = place.name in ("ckpt.pt", "last.pt")
     maker = f"python train.py --out_dir={quoted(place.parent)}" if ours else "train.py"
-    known = [run.as_posix() for run in Path("out").glob(f"*/{place.name}")]
-    hint = "" if place.exists() else did_you_mean(place.as_posix(), known)
+    known = [file.parent.as_posix() for file in Path("out").glob(f"*/{place.name}")]
+    hint = "" if place.exists() else did_you_mean(place.parent.as_posix(), known)
     with reading(f"checkpoint {path}{hint}", maker):
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
@@ -148,7 +148,7 @@ def refuse_to_overwrite(config):
 
 def origin_of(init_from):
     """The path of the checkpoint that init_from names."""
-    path = find_checkpoint(init_from or "none")
+    path = find_checkpoint(init_from or "none")  # "" would be the newest run
     if not path.exists():
         known = [*STARTS, *(run.parent.as_posix() for run in Path("out").glob("*/ckpt.pt"))]
         hint = did_you_mean(init_from.lower(), known)

@@ -65,8 +65,9 @@ def write(folder, state):
 
 
 def read_log(folder):
-    """The log of a run's folder as {column: list of numbers}, with at least one row."""
-    path = Path(folder) / "log.csv"
+    """The log of a run as {column: list of numbers}, with at least one row. folder: the run's, or a
+    checkpoint in it."""
+    path = (Path(folder).parent if Path(folder).is_file() else Path(folder)) / "log.csv"
     with reading(path, maker="train.py"), open(path, encoding="utf-8", newline="") as file:
         rows = [[float(row[name]) for name in COLUMNS] for row in csv.DictReader(file)]
         return dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True))

@@ -46,7 +46,7 @@ def compare(arguments):
     again, so Ctrl-C and the same command go on.
     """
     if {"-h", "--help"} & set(arguments):
-        return print(inspect.getdoc(compare))
+        return print(inspect.getdoc(compare) or EXAMPLE)  # python -OO
     places, rest = split_arguments(arguments)
     settings = [word[2:].split("=", 1) for word in rest]
     if not places or any(len(setting) != 2 for setting in settings):

@@ -288,7 +288,7 @@ def test_a_second_run_into_a_locked_folder_is_refused(workspace):
         ("--init_from=SCRATCH", "'scratch'"),
         ("--init_from=", "scratch, resume"),
         ("--init_from=out/rum", "'out/run'"),
-        ("--init_from=resume --out_dir=out/rum", "'out/run/last.pt'"),
+        ("--init_from=resume --out_dir=out/rum", "'out/run'"),
         ("--dataset=data/small", "'small'"),
         ("--dataset=smal", "'small'"),
     ],

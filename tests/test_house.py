@@ -99,9 +99,9 @@ LIMITS = {
     "gpt.py": 200,
     "sample.py": 125,
     "prepare_shakespeare.py": 196,
-    "quill/*.py": 1541,  # aim: 1,000
+    "quill/*.py": 1542,  # aim: 1,000
     "page/**/*.html page/**/*.js page/**/*.wat": 2989,
-    "*.py config/*.py quill/*.py study/*.py page/*.py": 5111,  # all Python at run time; aim: 4,000
+    "*.py config/*.py quill/*.py study/*.py page/*.py": 5112,  # all Python at run time; aim: 4,000
     "tests/*.py tools/*.py": 6792,  # aim: 6,000
 }
 

@@ -27,7 +27,7 @@ def test_a_log_is_csv_and_is_read_as_it_was_written(tmp_path, monkeypatch):
     log.write(tmp_path, train.State(step=1, log=ROWS))
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
     columns = read_log(tmp_path)
-    assert list(columns) == COLUMNS
+    assert list(columns) == COLUMNS and read_log(tmp_path / "log.csv") == columns
     assert [list(row) for row in zip(*columns.values(), strict=True)] == ROWS
     assert b"\r" not in (tmp_path / "log.csv").read_bytes()
     with open(tmp_path / "log.csv", newline="") as file:
