@@ -12,17 +12,16 @@ import urllib.request
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 n_layer = 2  # blocks: the second one can use what the first has found
-n_head = 4  # attention heads in a block: each looks for something else
+n_head = 4  # attention heads in a block: each can look for something different
 n_embd = 128  # C, the size of a character's vector: a larger one learns more, but takes longer
 block_size = 128  # T, how many characters the network reads at once
 batch_size = 12  # B, windows of the text in a step: with more, steps are less random, but slower
-max_iters = 2700  # steps: together they read as many characters as four Shakespeares have
+max_iters = 2700  # steps: in all, they read Shakespeare's million characters four times
 learning_rate = 5e-3  # at its peak: too small, and learning is slow; too large, it never settles
-warmup_iters = 100  # the first steps are smaller, since the weights are still random
+warmup_iters = 100  # the first steps are smaller: AdamW's averages are unreliable at first
 temperature = 0.8  # for writing: below 1, likely characters become even more likely
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -34,14 +33,15 @@ DATA = Path(__file__).parent / "data"
 def read_text(own):
     """Your own file's text; without one, Shakespeare (downloaded once), or else an imitation."""
     path = Path(own or DATA / "shakespeare_char" / "input.txt")
-    imitation = (DATA / "pastiche.txt").read_text(encoding="utf-8")
+    text = imitation = (DATA / "pastiche.txt").read_text(encoding="utf-8")
     try:
         if not own and not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(urllib.request.urlopen(URL, timeout=20).read())
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        text = imitation if not own else sys.exit(f"error: cannot read {path} as UTF-8: {error}")
+        if own:
+            sys.exit(f"error: cannot read {path} as UTF-8: {error}")
     if text == imitation and not own:  # prepare_shakespeare.py may have saved it, too
         print("Shakespeare could not be downloaded: this is data/pastiche.txt, an imitation")
     if len(text) < 10 * (block_size + 1):  # a tenth of it is for the validation
@@ -67,7 +67,7 @@ def get_batch(ids):
 
 # --- The network, from its smallest part to the whole ------------------------------------------
 class Attention(nn.Module):
-    """Each character seeks (q) among the keys (k) up to its own, and gathers their values (v)."""
+    """Each character takes a mean of the values so far, mostly those whose keys match its query."""
 
     def __init__(self):
         super().__init__()
@@ -76,8 +76,8 @@ class Attention(nn.Module):
 
     def forward(self, x):
         B, T, C = x.shape
-        q, k, v = self.query_key_value(x).split(C, dim=2)  # query, key, value
-        q, k, v = (z.view(B, T, n_head, -1).transpose(1, 2) for z in (q, k, v))  # (B, n_head, T, D)
+        q, k, v = self.query_key_value(x).split(C, dim=2)  # seeking, offering, giving: (B, T, C)
+        q, k, v = (z.view(B, T, n_head, -1).transpose(1, 2) for z in (q, k, v))  # D = C / n_head
         scores = q @ k.transpose(2, 3) / math.sqrt(C // n_head)  # (B, n_head, T, T)
         future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)  # (T, T)
         weights = scores.masked_fill(future, -math.inf).softmax(dim=3)  # each row sums to 1
@@ -90,7 +90,7 @@ class Block(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(n_embd, bias=False)  # to mean 0, variance 1, times gains
+        self.attention_norm = nn.LayerNorm(n_embd, bias=False)  # mean 0, variance 1; trained gains
         self.attention = Attention()
         self.feed_forward_norm = nn.LayerNorm(n_embd, bias=False)
         self.expand = nn.Linear(n_embd, 4 * n_embd, bias=False)
@@ -98,8 +98,8 @@ class Block(nn.Module):
 
     def forward(self, x):
         x = x + self.attention(self.attention_norm(x))  # (B, T, C)
-        y = F.gelu(self.expand(self.feed_forward_norm(x)))  # (B, T, 4C); GELU: a smooth max(0, x)
-        return x + self.projection(y)  # (B, T, C)
+        y = self.expand(self.feed_forward_norm(x))  # (B, T, 4C)
+        return x + self.projection(nn.functional.gelu(y))  # (B, T, C); GELU: a smooth max(0, x)
 
 
 class GPT(nn.Module):
@@ -112,33 +112,33 @@ class GPT(nn.Module):
         self.blocks = nn.Sequential(*(Block() for _ in range(n_layer)))
         self.norm = nn.LayerNorm(n_embd, bias=False)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
-        self.lm_head.weight = self.token_embedding.weight  # tied: one matrix for both, as in GPT-2
+        self.lm_head.weight = self.token_embedding.weight  # tied: one matrix reads and writes
         for name, weight in self.named_parameters():
-            added = 2 * n_layer if name.endswith("projection.weight") else 1  # outputs summed in x
+            added = 2 * n_layer if "projection" in name else 1  # so many outputs add up in x
             if weight.dim() == 2:  # gains stay 1; small weights: near-uniform guesses
                 nn.init.normal_(weight, std=0.02 / math.sqrt(added))
 
     def forward(self, ids):
         what = self.token_embedding(ids)  # (B, T) -> (B, T, C)
-        where = self.position_embedding.weight[: ids.shape[1]]  # (T, C); rotary: loss 0.04 lower
+        where = self.position_embedding.weight[: ids.shape[1]]  # (T, C); rotary: 0.04 better
         return self.lm_head(self.norm(self.blocks(what + where)))  # (B, T, C) -> (B, T, V)
 
 
 def loss_of(network, x, y):
     """The mean of -ln p, where p is the probability that the network gave to the true character."""
-    return F.cross_entropy(network(x).flatten(0, 1), y.flatten())  # (B * T, V) and (B * T)
+    return nn.functional.cross_entropy(network(x).flatten(0, 1), y.flatten())  # B * T predictions
 
 
 # --- The training, one step at a time ----------------------------------------------------------
 def get_lr(step):
     """The learning rate rises along a line (warm-up), then falls along another, towards 0."""
-    warmup = (step + 1) / (warmup_iters + 1)  # below 1 during the warm-up only
-    decay = (max_iters - step) / max(1, max_iters - warmup_iters)  # below 1 after it only
+    warmup = (step + 1) / (warmup_iters + 1)  # rises to 1, and on
+    decay = (max_iters - step) / max(1, max_iters - warmup_iters)  # falls to 1, and on to 0
     return learning_rate * min(warmup, decay)
 
 
 def new_optimizer(network):
-    """AdamW. It also pulls weights towards 0: good for matrices, but not for the gains of norms."""
+    """AdamW moves each weight against its average gradient, and pulls all but the gains to 0."""
     matrices = {"params": [w for w in network.parameters() if w.dim() == 2]}
     gains = {"params": [w for w in network.parameters() if w.dim() == 1], "weight_decay": 0.0}
     return torch.optim.AdamW([matrices, gains], betas=(0.9, 0.95), weight_decay=0.1)
@@ -159,7 +159,7 @@ def train_step(network, optimizer, x, y, step):
 @torch.no_grad()
 def estimate_loss(network, ids):
     """The loss on a text that the network was not trained on, window after window."""
-    windows = ids.unfold(0, block_size + 1, block_size)  # (N, T + 1)
+    windows = ids.unfold(0, block_size + 1, block_size)  # (N, T + 1), without the last rest
     losses = [loss_of(network, window[None, :-1], window[None, 1:]) for window in windows]
     return torch.stack(losses).mean().item()
 
@@ -169,7 +169,7 @@ def write(network, ids, length):
     """Continue ids (1, T) by `length` characters: draw one, append it, read all again."""
     for _ in range(length):
         logits = network(ids[:, -block_size:])[:, -1] / max(temperature, 1e-4)  # (1, V)
-        ids = torch.cat([ids, torch.multinomial(F.softmax(logits, dim=1), 1)], dim=1)  # (1, T + 1)
+        ids = torch.cat([ids, torch.multinomial(logits.softmax(dim=1), 1)], dim=1)  # (1, T + 1)
     return ids
 
 

@@ -8,9 +8,9 @@ uint16, little-endian, no header, the same bytes as nanoGPT's) and meta.json (th
 source of the text, checksums). A character's id is its index in the sorted vocabulary.
 """
 
-from quill import start
+from quill import require_packages
 
-start()
+require_packages()
 
 import hashlib
 import json

@@ -10,9 +10,9 @@ text. Below 1, the temperature makes likely characters more likely; above 1, all
 the most likely one is always taken.
 """
 
-from quill import start
+from quill import require_packages
 
-start()
+require_packages()
 
 import sys
 import time
@@ -64,7 +64,7 @@ def read_prompt(start, tokenizer):
         prompt = read_text(start.removeprefix("FILE:"))
         if not prompt:
             raise UserError(f"--start: {start} is empty")
-    # A shell passes "\n" on as two characters; an accent is a part of its letter, or one by itself.
+    # A shell passes "\n" on as two characters. An accented letter is one character or two.
     typed = prompt is start and "\\n" in start
     tries = [prompt, prompt.replace("\\n", "\n") if typed else prompt]
     tries += [unicodedata.normalize(form, tries[1]) for form in ("NFC", "NFD")]

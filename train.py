@@ -7,9 +7,9 @@ A run writes into out/<recipe>/: ckpt.pt (the weights with the lowest validation
 sample.py reads), last.pt (which a resume reads), log.csv (a row per evaluation) and loss.png.
 """
 
-from quill import start
+from quill import require_packages
 
-start()
+require_packages()
 
 import math
 import sys
@@ -162,8 +162,8 @@ def configure_optimizers(network, config):
 
 
 def gradients(network, parameters, windows, share, optimizer):
-    """A part's share of the loss of its batch, in nats, and the gradients of this share: one tensor
-    for the loss and one for each parameter. windows: (N, block_size + 1)."""
+    """What windows (N, block_size + 1) contribute to their batch's loss, in nats, and the gradients
+    of that: one tensor for the loss, one for each parameter. share: N / the size of the batch."""
     x, y = windows[:, :-1], windows[:, 1:]  # 2 x (N, T): the targets y are what follows each of x
     _, loss = network(x, y)
     loss = loss * share
@@ -180,8 +180,8 @@ def train_step(network, optimizer, windows, config, step):
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
-    def of_part(numbered):
-        number, part = numbered
+    def gradients_of_part(numbered_part):
+        number, part = numbered_part
         hardware.seed_dropout(part.device, config.seed, step, number)
         size = math.ceil(len(part) / config.gradient_accumulation_steps)
         total = None
@@ -191,7 +191,7 @@ def train_step(network, optimizer, windows, config, step):
             total = torch._foreach_add(total, found) if total else found
         return total
 
-    parts = parallel.side_by_side(of_part, parallel.split(windows), windows.device)
+    parts = parallel.side_by_side(gradients_of_part, parallel.split(windows), windows.device)
     loss, *total = parallel.summed(list(parts))
     for parameter, gradient in zip(parameters, total, strict=True):
         parameter.grad = gradient
@@ -295,7 +295,7 @@ def check_finite(number, config, state):
 def set_up(given):
     """Build all that train() takes: the network, its optimizer, the data, the config and the state.
     given: {name: value}, from the recipe and the command line."""
-    asked = Config(**given)  # says which checkpoint to start from, which passes on settings
+    asked = Config(**given)  # it says which checkpoint to start from; that adds its own settings
     saved, resume = parallel.from_first_process(checkpoint.starting_point, asked)
     config = Config(**checkpoint.inherited(saved, asked, given, resume) | given)
     device = hardware.pick_device(config.device)

@@ -1,6 +1,6 @@
 """The quick start: text that is worth reading, soon, on two CPU cores.
 
-shakespeare_plain.py is the same network without the three changes that make it fast to train.
+shakespeare_plain.py lacks the three changes that make this network so fast to train.
 """
 
 # The network: 0.4 million parameters.

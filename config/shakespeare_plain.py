@@ -1,4 +1,4 @@
-"""The plain Transformer with rotary positions: the network of the lecture, and of gpt.py.
+"""The plain Transformer with rotary positions, the network of the lecture; gpt.py has learned ones.
 
 docs/settings.md has the validation loss of this recipe with each of its settings changed.
 """
@@ -16,7 +16,7 @@ batch_size = 12  # more sequences make the gradient less noisy, and the step slo
 max_iters = 2700  # the loss is still falling then
 learning_rate = 5e-3  # five times nanoGPT's: a small network tolerates a high one
 lr_schedule = "linear"  # a little better than the cosine
-warmup_iters = 100  # AdamW's running averages are unreliable at first, so start small
+warmup_iters = 100  # AdamW's averages are unreliable at first, so the first steps are small
 min_lr = 0.0  # the small last steps improve the loss most
 beta2 = 0.95  # average squared gradients over the last 20 steps: they change as the loss falls
 weight_decay = 0.1  # pulls the matrices towards zero a little in each step

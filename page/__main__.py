@@ -1,8 +1,8 @@
 """python -m page: see page.py."""
 
-from quill import start
+from quill import require_packages
 
-start()
+require_packages()
 
 from page.page import main
 from quill.terminal import run_main

@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 
 
-def start():
+def require_packages():
     """Each program calls this before it imports what may be missing. It ends the program with one
     line if Python is too old, or if numpy or PyTorch is not installed."""
     if sys.version_info < (3, 10):

@@ -53,7 +53,7 @@ def save(name, network, config, meta, state, optimizer=None):
         file.write(buffer.getbuffer())
 
 
-@functools.cache  # as the program began, even if the file is edited while it runs
+@functools.cache  # as at the first save, even if the file is edited while the run goes on
 def fingerprint(module):
     """A hash of the source of a module: a network's weights mean nothing without its code."""
     return hashlib.sha256(inspect.getsource(sys.modules[module]).encode()).hexdigest()[:16]

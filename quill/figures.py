@@ -29,9 +29,8 @@ def matplotlib_installed():
 
 
 def import_matplotlib():
-    """matplotlib, without its warnings."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a folder that is read-only, say
-    warnings.filterwarnings("ignore", "Glyph")  # of a character that no font has
+    """matplotlib."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word of a read-only folder, say
     try:
         import matplotlib.font_manager
     except ImportError as error:
@@ -57,7 +56,8 @@ def save_figure(path, draw, *arguments):
     """Write the figure that draw(*arguments) returns, which calls new_figure(), as a PNG."""
     matplotlib = import_matplotlib()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(), replacing(path) as file:
+    with matplotlib.rc_context(), warnings.catch_warnings(), replacing(path) as file:
+        warnings.simplefilter("ignore")  # of a character that no font has
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(LOOK)
         draw(*arguments).savefig(file, format="png", dpi=100)

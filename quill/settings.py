@@ -62,8 +62,6 @@ def as_kind(name, kind, value):
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise ValueError(f"{name} must be {KINDS[kind]}, not {value!r}")
-    if kind is int and value >= 2**63:
-        raise ValueError(f"{name} must be below 2**63, not {value}")
     if kind is str and value.startswith("~/"):  # after "--name=", a shell leaves it as it is
         value = os.path.expanduser(value)
     return value
@@ -90,7 +88,7 @@ def parse_recipe(path, cls, ignored):
         raise UsageError(f"cannot read the recipe {path!r}: {error.strerror}{hint}") from error
     except SyntaxError as error:
         raise UsageError(f"{path}, line {error.lineno or 1}: {error.msg}") from error
-    except ValueError as error:  # a NUL
+    except ValueError as error:  # a NUL, as in UTF-16
         raise UsageError(f"{path} is not a recipe: {error}") from error
 
     values, lines, skipped = {}, {}, []
@@ -211,7 +209,8 @@ def read_options(arguments, cls, program, ignored=(), about=""):
 
 def check_limits(settings, at_least_one=(), below_one=(), at_most_one=()):
     """Raise ValueError at a number that is out of range. None may be below 0; the names list those
-    with other limits. A dataclass of settings calls this in its __post_init__()."""
+    with other limits. A dataclass of settings calls this in its __post_init__(), which may not
+    compare two settings: each is also checked by itself, with the others at their defaults."""
     for name, value in vars(settings).items():
         least = 1 if name in at_least_one else 0
         for number in value if isinstance(value, tuple) else [value]:

@@ -7,11 +7,10 @@
 None of them changes a run.
 """
 
-from quill import start
+from quill import require_packages
 
-start()
+require_packages()
 
-from quill.parallel import WORLD
 from quill.terminal import UsageError, did_you_mean, run_main
 from study import checks, counting, example, plots
 from study.compare import compare
@@ -37,8 +36,6 @@ def main(arguments):
     if name not in STUDIES:
         hint = did_you_mean(name, STUDIES)
         raise UsageError(f"unknown study {name!r}{hint}; python -m study lists them all")
-    if WORLD > 1:
-        raise UsageError("a study is for one process: leave torchrun out")
     STUDIES[name](rest)
 
 

@@ -49,17 +49,17 @@ def dry_run(arguments):
         windows = train.get_batch(data.train, config, len(seconds))
         train.train_step(forward, optimizer, windows, config, len(seconds)).item()  # a GPU too
         seconds.append(time.perf_counter() - start)
-    step = statistics.median(seconds)
+    step_time = statistics.median(seconds)
     start = time.perf_counter()
     train.estimate_loss(network, data.val.in_order(config.block_size))
     evaluation = time.perf_counter() - start
     evaluations = 1 + math.ceil(config.max_iters / config.eval_interval)
-    whole = timedelta(seconds=round(config.max_iters * step + evaluations * evaluation))
+    whole = timedelta(seconds=round(config.max_iters * step_time + evaluations * evaluation))
 
-    speed = f"{tokens / step:,.0f} tokens/s, {flops * tokens / step / 1e9:,.0f} GFLOP/s"
+    speed = f"{tokens / step_time:,.0f} tokens/s, {flops * tokens / step_time / 1e9:,.0f} GFLOP/s"
     print(f"{'FLOPs per token, to train':<28}{flops:>12,}")
     print(f"{'tokens per step':<28}{tokens:>12,}")
-    print(f"{'a step':<28}{step * 1e3:>12,.1f} ms: {speed}")
+    print(f"{'a step':<28}{step_time * 1e3:>12,.1f} ms: {speed}")
     parts = f"{config.max_iters} steps, {evaluations} evaluations"
     print(f"{'the whole run':<28}{whole!s:>12}  ({parts})")
 

@@ -27,8 +27,8 @@ SEEDS = 5  # fewer would not show a difference of one standard deviation
 FEWEST = 4  # seeds for a verdict: with three, a mean must be over four standard errors from 0
 SEEN = 0.01  # nats: the difference for which a verdict says how many seeds would show it
 MATTERS = 0.001  # nats: a smaller one is not worth a change, however certain it is
-# How many standard errors from 0 the mean of so many differences comes to lie by luck alone in one
-# comparison of twenty (Student 1908, https://doi.org/10.1093/biomet/6.1.1; his tables, two-sided).
+# {number of seeds: how many standard errors from 0 a mean difference must be}. Luck alone exceeds
+# this in one comparison of twenty (Student's t, two-sided: https://doi.org/10.1093/biomet/6.1.1).
 CRITICAL = {4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262, 15: 2.145}
 CRITICAL |= {20: 2.093, 30: 2.045, 60: 2.001}
 
@@ -43,7 +43,7 @@ def compare(arguments):
     The first trains with each value of n_layer; several settings with several values are combined.
     For a change of the code, run the second before the change, and the same with
     --out_dir=out/after after it; the third compares them. What is trained already is not trained
-    again, so Ctrl-C and the same command go on.
+    again, so after Ctrl-C, the same command continues.
     """
     if {"-h", "--help"} & set(arguments):
         return print(inspect.getdoc(compare) or EXAMPLE)  # python -OO

@@ -1,4 +1,7 @@
-"""The solutions of `python -m study task`, in the lecture's order; a task begins without bodies."""
+"""The solutions of `python -m study task`, in the lecture's order; a task begins without bodies.
+
+study/mistakes.py quotes lines of these bodies.
+"""
 
 import math
 

@@ -211,7 +211,7 @@ def cases(name):
     """Return {description of an input: arguments} for a task."""
     torch.manual_seed(0)
     normal, ids = torch.randn, torch.randint(7, (50,))
-    w, g, m, s, none, nought = *normal(4, 3, 4), *torch.zeros(2, 3, 4)
+    w, g, m, s, zeros = *normal(4, 3, 4), torch.zeros(3, 4)
     equal_and_tiny = torch.cat([torch.full((1, 1, 4), 5.0), normal(1, 2, 4) * 0.001], dim=1)
     return {
         "softmax": {"5 scores": [normal(5)], "4 scores with 1000 added": [normal(4) + 1000]},
@@ -229,9 +229,9 @@ def cases(name):
         "batch_at": {f"starts {starts}": [ids, starts, 4] for starts in ([0, 7, 3], [45])},
         "learning_rate": {f"step {i} of 110": [i, 0.3, 10, 110] for i in (0, 5, 9, 10, 60, 109)},
         "adamw_step": {
-            "step 1": [w, g, none, nought, 1, 0.01, 0.9, 0.95, 0.1],
+            "step 1": [w, g, zeros, zeros, 1, 0.01, 0.9, 0.95, 0.1],
             "step 7": [w, g, m, s**2, 7, 0.1, 0.8, 0.99, 0.5],
-            "gradients of 1e-8": [w, none + 1e-8, none, nought, 1, 0.01, 0.9, 0.95, 0.1],
+            "gradients of 1e-8": [w, zeros + 1e-8, zeros, zeros, 1, 0.01, 0.9, 0.95, 0.1],
         },
         "top_k_top_p": {
             f"{n} probabilities, k = {k}, p = {p}": [normal(n).mul(2).softmax(dim=0), k, p]

@@ -256,7 +256,6 @@ NEAREST = {  # a command line, and what the message proposes
     "\u2013max_iters 20": "'--max_iters'",
     "--max_iters = 20": "--name=value",
     "--overwrite config/mlp.py": "RECIPE",
-    "--seed=9223372036854775808": "2**63",
     "\u2014nothing_like_it": "'\u2014nothing_like_it'; usage",
 }
 
