@@ -1,7 +1,6 @@
 """What the tests share: the repository on the path, a small dataset, tiny runs and networks."""
 
 import contextlib
-import csv
 import hashlib
 import os
 import shutil
@@ -109,12 +108,6 @@ def tiny_training(*changes):
     return network, train.configure_optimizers(network, config), data, config
 
 
-def log_rows(folder):
-    """The rows of a run's log.csv, as dicts of strings."""
-    with open(Path(folder) / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def contents(path):
     """Return {name: value} of all that a checkpoint holds, with a hash for each tensor; but not how
     long it took, how it was started, and the last learning rate, which follows from the step."""
@@ -139,7 +132,9 @@ def contents(path):
 
 def outcome(folder):
     """All that a run has come to, in values that can be compared: its checkpoints and its log."""
-    log = [{**row, "seconds": None} for row in log_rows(folder)]
+    from quill.log import read_log
+
+    log = {**read_log(folder), "seconds": None}
     return {**contents(f"{folder}/last.pt"), **contents(f"{folder}/ckpt.pt"), "log.csv": log}
 
 

@@ -3,7 +3,6 @@
 import os
 import pickle
 import re
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from quill.checkpoint import (
     save,
 )
 from quill.dataset import open_dataset
-from quill.files import locked
 from quill.terminal import UserError
 from train import Config, State
 
@@ -58,35 +56,23 @@ def test_a_flipped_byte_that_changes_what_is_read_is_refused(here):
     assert count > len(positions) / 2
 
 
-def test_a_truncated_checkpoint_is_refused(here):
-    whole = CKPT.read_bytes()
-    for length in (0, 100, -1):
-        CKPT.write_bytes(whole[:length])
-        assert refused(CKPT)
-
-
 class Attack:
     def __reduce__(self):
         return os.system, ("touch executed",)
 
 
 def test_code_in_a_checkpoint_is_refused_and_not_executed(here):
-    content = {**read_checkpoint(CKPT), "weights": Attack()}
-    torch.save(content, "new.pt")
-    torch.save(content, "old.pt", _use_new_zipfile_serialization=False)
-    Path("pickle.pt").write_bytes(pickle.dumps(content["weights"]))
-    for name in ("new.pt", "old.pt", "pickle.pt"):
-        assert refused(name)
+    torch.save({**read_checkpoint(CKPT), "weights": Attack()}, CKPT)
+    Path("pickle.pt").write_bytes(pickle.dumps(Attack()))
+    assert refused(CKPT) and refused("pickle.pt")
     assert not Path("executed").exists()
 
 
 def test_a_file_of_another_program_or_format_is_refused(here):
-    Path("text.pt").write_text("not a checkpoint")
-    torch.save([1, 2, 3], "list.pt")
+    Path("cut.pt").write_bytes(CKPT.read_bytes()[:-1])
     torch.save({"model": {}, "model_args": {"n_layer": 4}, "iter_num": 7}, "nanogpt.pt")
-    torch.save({**read_checkpoint(CKPT), "format": FORMAT + 1}, "newer.pt")
     torch.save({**read_checkpoint(CKPT), "format": FORMAT - 1}, "older.pt")
-    for name in ("text.pt", "list.pt", "nanogpt.pt", "newer.pt", "older.pt"):
+    for name in ("cut.pt", "nanogpt.pt", "older.pt"):
         assert refused(name), name
 
 
@@ -150,40 +136,26 @@ def test_advice_on_a_missing_checkpoint_works(workspace):
 
 # --- What a new run inherits ------------------------------------------------------------------
 
-OTHERS = {"dtype": "bfloat16", "device": "cpu", "dataset": "other", "lr_schedule": "linear"}
-OTHERS |= {"network": "mlp", "position": "none", "optimizer": "muon"}
+
+SETTINGS = {field.name for field in fields(Config)} - PER_CALL
 
 
-def other_value(name, value):
-    """Another value of a setting."""
-    if isinstance(value, bool):
-        return not value
-    return OTHERS[name] if isinstance(value, str) else value * 2 + 1
-
-
-SETTINGS = sorted({field.name for field in fields(Config)} - PER_CALL)
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_resume_inherits_all_and_keeps_its_architecture(name, capsys):
+def test_a_resume_inherits_all_and_keeps_its_architecture(capsys):
     saved = {"config": asdict(Config())}
-    was = saved["config"][name]
-    given = {name: other_value(name, was), "out_dir": "elsewhere"}
-    if name in ARCHITECTURE | {"optimizer"}:
-        with pytest.raises(UserError, match=f"{name} .*{given[name]} .*{was} "):
-            inherited(saved, Config(), given, resume=True)
-        return
+    for name, other in (("n_embd", 32), ("network", "mlp"), ("optimizer", "muon")):
+        with pytest.raises(UserError, match=f"{name} .*{other} .*{saved['config'][name]} "):
+            inherited(saved, Config(), {name: other}, resume=True)
+    given = {"learning_rate": 0.5, "seed": 1337, "out_dir": "elsewhere"}
     config = {**inherited(saved, Config(), given, resume=True), **given}
-    assert {key for key in SETTINGS if config[key] != saved["config"][key]} == {name}
+    assert {name for name in SETTINGS if config[name] != saved["config"][name]} == {"learning_rate"}
     printed = capsys.readouterr().out
-    assert f"{name} = {given[name]}" in printed and printed.count("\n") == 1
-    assert inherited(saved, Config(), {name: was}, resume=True) and not capsys.readouterr().out
+    assert "learning_rate = 0.5" in printed and printed.count("\n") == 1
 
 
 def test_fine_tuning_inherits_only_the_architecture():
     saved = {"config": asdict(Config(n_embd=16))}
     assert set(inherited(saved, Config(), {"max_iters": 5}, resume=False)) == ARCHITECTURE
-    assert set(inherited(saved, Config(eval_only=True), {}, resume=False)) == set(SETTINGS)
+    assert set(inherited(saved, Config(eval_only=True), {}, resume=False)) == SETTINGS
     assert inherited(None, Config(), {}, resume=False) == {}
     with pytest.raises(UserError, match="n_embd .*32 .*16 "):
         inherited(saved, Config(), {"n_embd": 32}, resume=False)
@@ -225,12 +197,9 @@ def test_a_run_of_a_device_that_is_not_here_goes_on_with_what_is(workspace, caps
 
 def test_a_resume_with_another_text_or_split_is_refused(workspace):
     train.main(TINY)
-    text = Path("small.txt").read_text()
-    for other, split in ((text, "0.8,0.2"), (text[1:] + text[0], "0.9,0.1")):
-        Path("small.txt").write_text(other, encoding="utf-8")
-        prepare_shakespeare.main(["--source=small.txt", "--dataset=small", f"--split={split}"])
-        with pytest.raises(UserError, match="small.txt"):
-            train.main(["--init_from=resume", "--max_iters=12"])
+    prepare_shakespeare.main(["--source=small.txt", "--dataset=small", "--split=0.8,0.2"])
+    with pytest.raises(UserError, match="small.txt"):
+        train.main(["--init_from=resume", "--max_iters=12"])
 
 
 def test_another_vocabulary_is_refused_and_the_advice_works(here):
@@ -261,23 +230,6 @@ def test_only_overwrite_replaces_a_run_and_then_all_of_it(workspace):
     train.main([*TINY, "--overwrite", "--seed=2", "--max_iters=6"])
     train.main([*TINY, "--out_dir=fresh", "--seed=2", "--max_iters=6"])
     assert outcome("out/run") == outcome("fresh")
-
-
-def test_a_run_is_saved_before_its_first_step(workspace, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(train, "train_step", lambda *_: 1 / 0)
-        train.main(TINY)
-    assert read_checkpoint("out/run/last.pt")["state"]["step"] == 0
-    train.main(["--init_from=auto"])
-    train.main([*TINY, "--out_dir=undisturbed"])
-    assert outcome("out/run") == outcome("undisturbed")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no lock there")
-def test_a_second_run_into_a_locked_folder_is_refused(workspace):
-    with locked(Path("out/run")), pytest.raises(UserError, match="out.run"):
-        train.main(TINY)
-    assert not Path("out/run/last.pt").exists()
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def test_only_what_is_missing_is_trained_again(recipe, runs):
     again = {word.removeprefix(f"--out_dir={folder}/") for words in runs for word in words}
     assert again >= {"n_layer=2/seed1", "n_layer=1/seed2"} and len(runs) == 2
     assert losses_of(folder) == before
+    with pytest.raises(UserError, match="another dropout"):
+        main([*recipe, "--n_layer=1,2", "--dropout=0.5"])
 
 
 def test_two_versions_of_the_code_are_compared_by_their_folders(recipe, runs, monkeypatch, capsys):
@@ -150,12 +152,6 @@ def test_two_versions_of_the_code_are_compared_by_their_folders(recipe, runs, mo
     assert list(table) == ["out/gelu: recipe", "out/relu2: recipe"]
     old, new = (np.mean([*losses_of(Path(f"out/{x}")).values()]) for x in ("gelu", "relu2"))
     assert table["out/relu2: recipe"][3].startswith(f"{new - old:+.4f} ± ")
-
-
-def test_a_folder_of_other_settings_is_not_mixed(recipe, runs):
-    main([*recipe, "--out_dir=out/a", "--n_embd=32"])
-    with pytest.raises(UserError, match="another n_embd"):
-        main([*recipe, "--out_dir=out/a"])
 
 
 @pytest.mark.parametrize(

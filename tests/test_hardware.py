@@ -4,11 +4,9 @@ import copy
 import math
 import sys
 
-import numpy as np
 import pytest
 import torch
 from conftest import random_ids, small_network
-from torch import nn
 
 from model import generate
 from quill import hardware
@@ -100,23 +98,6 @@ def test_training_drops_entries_and_evaluation_none(shape):
     if shape.get("network") != "bigram":
         assert not torch.equal(network(ids)[0], network(ids)[0])
     assert torch.equal(network.eval()(ids)[0], expected)
-
-
-def test_adamw_without_its_decorators_equals_the_papers_formula():
-    hardware.unwrap_optimizers()
-    generator = np.random.default_rng(0)
-    expected, gradients = generator.normal(size=(5, 7)), generator.normal(size=(6, 5, 7))
-    parameter = nn.Parameter(torch.from_numpy(expected.copy()))
-    optimizer = torch.optim.AdamW([parameter], 0.1, (0.8, 0.95), weight_decay=0.3, fused=True)
-    mean = square = 0.0
-    for step, gradient in enumerate(gradients, start=1):
-        optimizer.zero_grad()
-        parameter.grad = torch.from_numpy(gradient)
-        optimizer.step()
-        mean, square = 0.8 * mean + 0.2 * gradient, 0.95 * square + 0.05 * gradient**2
-        update = mean / (1 - 0.8**step) / (np.sqrt(square / (1 - 0.95**step)) + 1e-8)
-        expected = expected * (1 - 0.1 * 0.3) - 0.1 * update
-    np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-6)
 
 
 # --- Sampling ---------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """quill/log.py: log.csv gives back what was written, and loss.png is a picture."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -12,9 +11,10 @@ from conftest import ROOT, TINY
 import train
 from quill import log
 from quill.figures import matplotlib_installed
-from quill.log import COLUMNS, plot_loss, read_log
+from quill.log import COLUMNS, read_log
 from quill.terminal import UserError
 
+needs_matplotlib = pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
 ROWS = [
     [0, 0, 0.0, 1e-3, 4.1743872, 4.17],
     [250, 192000, 6.25, 1 / 3 * 1e-3, 1.9, 2.0000000000000004],
@@ -29,11 +29,8 @@ def test_a_log_is_csv_and_is_read_as_it_was_written(tmp_path, monkeypatch):
     columns = read_log(tmp_path)
     assert list(columns) == COLUMNS and read_log(tmp_path / "log.csv") == columns
     assert [list(row) for row in zip(*columns.values(), strict=True)] == ROWS
-    assert b"\r" not in (tmp_path / "log.csv").read_bytes()
-    with open(tmp_path / "log.csv", newline="") as file:
-        header, *rows = csv.reader(file)
-    assert header == COLUMNS
-    assert [[float(cell) for cell in row] for row in rows] == ROWS
+    header, first, *_ = (tmp_path / "log.csv").read_bytes().split(b"\n")
+    assert header == ",".join(COLUMNS).encode() and first.startswith(b"0,0,0.0,0.001,")
 
 
 WHOLE = ",".join(COLUMNS) + "\n0,0,0.0,0.001,4.17,4.18\n"
@@ -51,19 +48,14 @@ def test_a_missing_or_damaged_log_is_one_line_with_its_path(tmp_path, damaged):
     assert str(tmp_path / "log.csv") in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
-@pytest.mark.parametrize("count", [1, 3])
-def test_the_plot_is_a_png(tmp_path, count):
-    plot_loss(tmp_path, ROWS[:count])
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-
-
+@needs_matplotlib
 def test_a_run_leaves_its_checkpoints_its_log_and_its_plot(trained):
     left = {path.name for path in (trained / "out/run").iterdir()} - {".lock"}
     assert left == {"ckpt.pt", "last.pt", "log.csv", "loss.png"}
+    assert (trained / "out/run/loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-@pytest.mark.skipif(not matplotlib_installed(), reason="no matplotlib")
+@needs_matplotlib
 def test_the_users_settings_of_matplotlib_change_and_say_nothing(tmp_path, monkeypatch):
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: x")
     monkeypatch.chdir(tmp_path)

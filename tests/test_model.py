@@ -74,12 +74,10 @@ def numpy_logits(network, ids):
     return layer_norm(x, "norm") @ weights["token_embedding.weight"].T
 
 
-@pytest.mark.parametrize("qk_norm", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("token_shift", [False, True])
+@pytest.mark.parametrize("extras", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_logits_equal_a_plain_numpy_forward_pass(position, token_shift, bias, qk_norm):
-    network = small_network(position=position, token_shift=token_shift, bias=bias, qk_norm=qk_norm)
+def test_logits_equal_a_plain_numpy_forward_pass(position, extras):
+    network = small_network(position=position, token_shift=extras, bias=extras, qk_norm=extras)
     ids = random_ids(network)
     logits, loss = network(ids)
     expected = np.stack([numpy_logits(network, row) for row in ids.numpy()])
@@ -114,14 +112,6 @@ def test_the_first_weights_are_drawn_as_gpt2s():
         else:
             wanted = 0.02 / 4 if name.endswith("projection.weight") else 0.02
             assert parameter.std().item() == pytest.approx(wanted, rel=0.05), name
-
-
-def test_dropout_applies_in_training_only():
-    network = small_network(dropout=0.5)
-    ids = random_ids(network)
-    assert torch.equal(network(ids)[0], network(ids)[0])
-    network.train()
-    assert not torch.equal(network(ids)[0], network(ids)[0])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -178,7 +168,7 @@ def generate_without_cache(network, ids, count):
     return ids
 
 
-@pytest.mark.parametrize("block_size", [1, 2, 7, 16])
+@pytest.mark.parametrize("block_size", [1, 7])
 @pytest.mark.parametrize("token_shift", [False, True])
 @pytest.mark.parametrize("position", POSITIONS)
 def test_generation_with_kv_cache_equals_recomputation(position, token_shift, block_size):
@@ -220,7 +210,7 @@ def test_temperature_divides_the_logits_and_zero_takes_the_best():
         assert next_probabilities(LOGITS, tiny).tolist() == [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0]]
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 5, 100])
+@pytest.mark.parametrize("k", [1, 4, 100])
 def test_top_k_keeps_the_k_most_likely_in_proportion(k):
     whole, kept = next_probabilities(LOGITS), next_probabilities(LOGITS, top_k=k)
     assert ((kept > 0).sum(dim=1) == min(k, 5)).all()
@@ -230,7 +220,7 @@ def test_top_k_keeps_the_k_most_likely_in_proportion(k):
         torch.testing.assert_close(row[row > 0], inside / inside.sum())
 
 
-@pytest.mark.parametrize("p", [1e-9, 0.2, 0.5, 0.8, 0.95, 1.0])
+@pytest.mark.parametrize("p", [1e-9, 0.5, 0.8, 1.0])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
     whole = next_probabilities(LOGITS[:1])[0]
     kept = next_probabilities(LOGITS[:1], top_p=p)[0]
@@ -238,11 +228,6 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
     assert inside.sum() >= p - 1e-6
     assert inside.sum() - inside.min() < p
     torch.testing.assert_close(kept[kept > 0], inside / inside.sum())
-
-
-def test_top_p_applies_to_what_top_k_keeps():
-    kept = next_probabilities(torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log(), top_k=2, top_p=0.55)
-    torch.testing.assert_close(kept, torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
 
 
 def test_sampling_follows_the_probabilities():

@@ -1,6 +1,5 @@
 """quill/parallel.py: several processes are one run, and a run that is stopped is saved."""
 
-import contextlib
 import itertools
 import os
 import signal
@@ -56,19 +55,10 @@ def test_trouble_of_one_process_ends_both_with_one_line(workspace):
 # --- Parts ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def two_threads(monkeypatch):
-    """Two workers, as on two cores; the programs that a test starts have them too."""
-    monkeypatch.setattr(parallel, "THREADS", 2)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-
-
-DROPOUT_AND_MUON = ["--dropout=0.2", "--optimizer=muon", "--gradient_accumulation_steps=2"]
-
-
 @needs_torchrun
-def test_two_processes_equal_two_threads_though_one_is_killed(workspace, two_threads):
-    run = [*DROPOUT_AND_MUON, "--log_interval=1", "--checkpoint_interval=1"]
+def test_two_processes_equal_two_threads_though_one_is_killed(workspace, monkeypatch):
+    run = ["--dropout=0.2", "--optimizer=muon", "--gradient_accumulation_steps=2"]
+    run += ["--log_interval=1", "--checkpoint_interval=1"]
     process = torchrun(*run, "--out_dir=processes", "--init_from=auto", restarts=3)
     read_until(process, "step 5/")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -76,23 +66,14 @@ def test_two_processes_equal_two_threads_though_one_is_killed(workspace, two_thr
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "from step 0 " not in out and out.count("done: ") == 1  # one of the two prints
+    monkeypatch.setattr(parallel, "THREADS", 2)
     train.main([*TINY, *run, "--out_dir=threads"])
     assert outcome("threads") == outcome("processes")
 
 
-def test_a_run_in_two_threads_resumes_to_the_same_bytes(workspace, two_threads, monkeypatch):
-    train.main([*TINY, *DROPOUT_AND_MUON, "--out_dir=whole"])
-    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="130"):
-        stop_at(patch, 4)
-        train.main([*TINY, *DROPOUT_AND_MUON, "--out_dir=parts"])
-    train.main(["--out_dir=parts", "--init_from=resume"])
-    assert outcome("parts") == outcome("whole")
-
-
-@pytest.mark.parametrize("threads", [2, 8])
-def test_a_batch_that_divides_unevenly_equals_one_part(workspace, monkeypatch, threads):
+def test_a_batch_that_divides_unevenly_equals_one_part(workspace, monkeypatch):
     found = []
-    for count in (1, threads):
+    for count in (1, 8):
         monkeypatch.setattr(parallel, "THREADS", count)
         network, optimizer, data, config = tiny_training("--batch_size=13")
         windows = train.get_batch(data.train, config, 0)
@@ -169,23 +150,9 @@ def test_a_run_in_a_thread_of_another_program_trains(workspace):
     assert read_checkpoint("out/run/last.pt")["state"]["step"] == 9
 
 
-@pytest.mark.parametrize("stopped", [True, False])
-def test_signals_do_after_a_run_what_they_did_before(workspace, monkeypatch, stopped):
-    before = signal.getsignal(signal.SIGINT)
-    if stopped:
-        stop_at(monkeypatch, 3)
-    with contextlib.suppress(SystemExit):
-        train.main(TINY)
-    assert signal.getsignal(signal.SIGINT) == before
-
-
 def test_a_signal_in_the_last_step_lets_the_run_end(workspace, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
     stop_at(monkeypatch, 8)
     train.main(TINY)
     assert read_checkpoint("out/run/last.pt")["state"]["step"] == 9
-
-
-def test_a_run_in_pythons_development_mode_warns_of_nothing(workspace):
-    command = [sys.executable, "-X", "dev", ROOT / "train.py", *TINY, "--max_iters=1"]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0 and "Warning" not in ended.stderr
+    assert signal.getsignal(signal.SIGINT) == before

@@ -29,7 +29,6 @@ import quill
 from quill import text as texts
 from quill.checkpoint import FORMAT
 from quill.dataset import open_dataset
-from quill.files import locked
 from quill.terminal import UsageError, UserError
 from tokenizer import Tokenizer
 
@@ -104,12 +103,6 @@ def test_bins_equal_nanogpts_byte_for_byte(text, piece):
     assert whole() == universal
 
 
-@fuzz
-@given(st.integers(40, 10**9))
-def test_a_text_of_any_length_is_cut_where_nanogpt_cuts_it(length):
-    assert prepare.divide(length, prepare.parse_split("0.9,0.1"))["train"] == int(length * 0.9)
-
-
 def test_known_text_gives_known_bytes_and_meta():
     content = b"\xef\xbb\xbf" + b"bca\r\n" * 5  # a byte-order mark and Windows' newlines
     meta = make(content)
@@ -139,30 +132,9 @@ def test_three_fractions_give_a_test_split_until_two_are_given():
     assert not Path("data/d/test.bin").exists() and whole() == OTHER
 
 
-def test_another_datasets_vocabulary_gives_its_ids():
-    vocab = make("zyxabc" * 10, dataset="first")["vocab"]
-    assert make("cab" * 10, "--vocab=data/first/meta.json")["vocab"] == vocab
-    assert tokens("train").tolist() == [vocab.index(character) for character in "cab" * 9]
-
-
-def test_dataset_can_be_prepared_again_from_its_own_text():
-    make(TEXT)
-    prepare.main(["--source=data/d/input.txt", "--dataset=d", "--split=0.5,0.5"])
-    assert whole() == Path("data/d/input.txt").read_text() == TEXT
-    assert len(tokens("train")) == len(TEXT) // 2
-
-
-def test_65536_different_characters_are_the_most():
-    characters = "".join(map(chr, range(0x10000, 0x20000)))
-    make(characters)
-    assert [*tokens("train"), *tokens("val")] == [*range(65536)]
-    with pytest.raises(UserError, match="65,537 .* 65,536"):
-        make(characters + "\n")
-
-
-@pytest.mark.parametrize("start", ["", "\ufeff😀\r"], ids=["ascii", "four bytes a character"])
-def test_memory_stays_below_4_times_the_text(start):
-    content = (start + "to be or not to be, that is the question\r\n" * 240_000).encode()
+def test_memory_stays_below_4_times_the_text():
+    text = "😀" + "to be or not to be, that is the question\r\n" * 240_000
+    content = text.encode()  # as a string, it has four bytes a character
     tracemalloc.start()
     try:
         make(content)  # `content` is older, and not counted
@@ -171,25 +143,6 @@ def test_memory_stays_below_4_times_the_text(start):
         tracemalloc.stop()
     assert len(content) > 10_000_000
     assert peak < 4 * len(content)
-
-
-# --- The tokenizer ----------------------------------------------------------------------------
-
-
-@fuzz
-@given(st.text(min_size=1))
-def test_decoding_undoes_encoding(text):
-    tokenizer = Tokenizer("".join(sorted(set(text))))
-    ids = tokenizer.encode(text)
-    assert [tokenizer.vocab[i] for i in ids] == list(text)
-    assert tokenizer.decode(ids) == tokenizer.decode(np.array(ids)) == text
-
-
-def test_unknown_characters_are_listed_up_to_ten():
-    with pytest.raises(ValueError, match="'z'"):
-        Tokenizer("abc").encode("abzc")
-    with pytest.raises(ValueError, match=r"'b', .*'k' and 15 more$"):
-        Tokenizer("a").encode(string.ascii_lowercase)
 
 
 # --- The network ------------------------------------------------------------------------------
@@ -230,14 +183,6 @@ def server(monkeypatch):
         thread.join()
 
 
-FAILURES = {  # an answer, and how often the server that gives it is asked
-    "not found": (Answer(404), 1),
-    "out of order": (Answer(500), 3),
-    "truncated": (Answer(missing=10), 1),
-    "a login page": (Answer(kind="text/html; charset=utf-8"), 1),
-}
-
-
 def test_default_is_downloaded_again_only_if_altered(server):
     for earlier, requests in [(None, 1), (TEXT, 1), (OTHER, 2)]:
         if earlier:
@@ -255,23 +200,28 @@ def test_server_that_recovers_is_asked_until_it_does(server):
     assert whole() == OTHER and open_dataset("d").meta["source"] == server.url
 
 
-@pytest.mark.parametrize("name", [*FAILURES, "another text"])
-def test_failed_default_download_takes_the_bundled_text(name, server, capsys):
-    answer, requests = FAILURES.get(name, (Answer(body=OTHER.encode()), 1))
+@pytest.mark.parametrize("answer", [Answer(404), Answer(body=OTHER.encode())])
+def test_failed_default_download_takes_the_bundled_text(answer, server, capsys):
     server.answers = [answer]
     prepare.main([])
-    assert server.requests == requests
     assert whole("shakespeare_char") == prepare.BUNDLED.read_text()
     warning, source = capsys.readouterr().err, open_dataset("shakespeare_char").meta["source"]
     assert "NOT Shakespeare" in warning and server.url in warning
     assert "pastiche" in source and server.url in source
 
 
-@pytest.mark.parametrize("name", FAILURES)
-def test_failed_download_is_reported_and_changes_nothing(name, server):
+@pytest.mark.parametrize(
+    ("answer", "requests"),
+    [
+        (Answer(404), 1),
+        (Answer(500), 3),
+        (Answer(missing=10), 1),
+        (Answer(kind="text/html; charset=utf-8"), 1),  # a login page
+    ],
+)
+def test_failed_download_is_reported_and_changes_nothing(answer, requests, server):
     make(OTHER)
     before = snapshot()
-    answer, requests = FAILURES[name]
     server.answers = [answer]
     with pytest.raises(UserError, match=server.url):
         prepare.main(["--source", server.url, "--dataset=d"])
@@ -282,9 +232,6 @@ def test_bundled_text_has_the_characters_of_the_real_one():
     text = prepare.BUNDLED.read_text()
     real = "\n !$&',-.3:;?" + string.ascii_uppercase + string.ascii_lowercase
     assert "".join(sorted(set(text))) == real
-    assert len(text) >= 160_000
-    long = [line for line in text.splitlines() if len(line) >= 40]
-    assert len(set(long)) == len(long)
 
 
 # --- What is refused --------------------------------------------------------------------------
@@ -312,10 +259,11 @@ BAD = {  # a command line, and facts that the message must have
     "--vocab=data": ["data"],
     "--vocab=other.json": ["text.txt", "'\\n', ' '", "more"],
 }
-FRACTIONS = ["0.5,0.4", "0.9,0.2", "most,rest", "1", "0.4,0.2,0.2,0.2", "1.5,-0.5", "0.5,0.5,0"]
-for fractions in [*FRACTIONS, "nan,0.1", "snan,0.1", "inf,-inf", ""]:
+for odd in ["ftp://a/b.txt", "~nobody/a.txt", "http://[::1", "http://.a"]:
+    BAD[f"--source={odd}"] = [odd]
+for fractions in ["0.5,0.4", "most,rest", "1", "0.4,0.2,0.2,0.2", "0.5,0.5,0", "nan,0.1"]:
     BAD[f"--split={fractions}"] = ["--split", fractions]
-for name in ["a/b", "d/", "..", ".", "", "/tmp"]:
+for name in ["a/b", "..", ""]:
     BAD[f"--dataset={name}"] = ["--dataset", repr(name)]
 
 
@@ -334,26 +282,18 @@ def test_bad_input_is_reported_and_changes_nothing(words):
     assert snapshot() == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "empty", "flipped", "missing"])
+@pytest.mark.parametrize("damage", ["empty", "flipped", "missing"])
 @pytest.mark.parametrize("name", ["train.bin", "val.bin", "meta.json"])
 def test_damaged_dataset_is_refused_with_the_files_name(name, damage):
     make(TEXT)
     path = Path("data/d", name)
     content = path.read_bytes()
     flipped = bytes([content[0] ^ 1]) + content[1:]
-    changed = {"cut": content[:-2], "longer": content + b"1\0", "empty": b"", "flipped": flipped}
-    path.unlink() if damage == "missing" else path.write_bytes(changed[damage])
+    path.unlink() if damage == "missing" else path.write_bytes(
+        b"" if damage == "empty" else flipped
+    )
     with pytest.raises(UserError, match=f"data.d.{name}.*prepare_shakespeare.py"):
         open_dataset("d")
-
-
-@posix
-def test_second_prepare_is_refused_while_the_first_one_writes():
-    make(OTHER)
-    before = snapshot()
-    with locked(Path("data/d")), pytest.raises(UserError, match="data/d"):
-        make(TEXT)
-    assert snapshot() == before
 
 
 # --- What interrupts it -----------------------------------------------------------------------
@@ -367,23 +307,6 @@ def assert_old_new_or_unfinished():
         assert "data/d/meta.json" in str(error)
     make(TEXT)
     assert whole() == TEXT and len(os.listdir("data/d")) == 5  # four files and the lock
-
-
-@posix
-@pytest.mark.parametrize("limit", [len(TEXT) - 1, len(TEXT) + 1], ids=["input.txt", "train.bin"])
-def test_full_disk_leaves_no_mixture_of_two_texts(limit):
-    import resource
-
-    make(OTHER)
-    Path("new.txt").write_text(TEXT)
-    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
-    try:
-        with pytest.raises(UserError, match="cannot write data/d"):
-            prepare.main(["--source=new.txt", "--dataset=d"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
-    assert_old_new_or_unfinished()
 
 
 def kill_after(operations):
@@ -460,18 +383,6 @@ def test_stored_source_has_no_folders_and_passwords(server):
     assert "secret" not in str(caught.value)
 
 
-ODD = ["ftp://a/b.txt", "file:///a.txt", "~nobody/a.txt", "FTP://a", "http://[::1", "http://.a"]
-
-
-@pytest.mark.parametrize("source", ODD)
-def test_odd_source_is_refused_and_the_old_dataset_stays(source):
-    make(OTHER)
-    before = snapshot()
-    with pytest.raises(UserError, match=re.escape(source)):
-        prepare.main(["--dataset=d", "--source", source])
-    assert snapshot() == before
-
-
 def test_vocabulary_comes_from_a_dataset_or_a_checkpoint():
     vocab = make("zyxabc" * 10, dataset="first")["vocab"]
     torch.save({"format": FORMAT, "meta": {"vocab": vocab}}, "ckpt.pt")
@@ -479,6 +390,7 @@ def test_vocabulary_comes_from_a_dataset_or_a_checkpoint():
     shutil.copy("ckpt.pt", "out/run")
     for name in ("first", "data/first", "data/first/meta.json", "ckpt.pt", "out/run"):
         assert make("cab" * 10, f"--vocab={name}")["vocab"] == vocab
+    assert tokens("train").tolist() == [vocab.index(character) for character in "cab" * 9]
 
 
 def test_most_frequent_characters_are_listed_up_to_100():

@@ -65,10 +65,7 @@ def test_prompt_may_be_a_file_and_longer_than_the_context(here, capsys):
 
 @pytest.mark.parametrize(
     "argument",
-    [
-        *("--temperature=-0.1", "--temperature=0.2,x", "--top_p=1.1", "--top_k=0"),
-        *("--num_samples=0", "--max_new_tokens=0", "--temprature=1", "--init_from=gpt2-xl"),
-    ],
+    ["--temperature=-0.1", "--top_p=1.1", "--top_k=0", "--temprature=1", "--init_from=gpt2-xl"],
 )
 def test_wrong_option_is_a_usage_error_with_its_name(here, argument):
     with pytest.raises(UsageError, match=argument.split("=")[0]):
@@ -82,8 +79,6 @@ def test_wrong_option_is_a_usage_error_with_its_name(here, argument):
         ("--start=FILE:nowhere.txt", "nowhere.txt"),
         ("--start=FILE:empty.txt", "empty.txt"),
         ("--out_dir=nowhere", "nowhere"),
-        ("--checkpoint=empty.txt", "empty.txt"),
-        ("--device=nonsense", "'nonsense'"),
     ],
 )
 def test_what_cannot_be_done_is_reported(here, argument, fact):

@@ -1,9 +1,8 @@
 """quill/settings.py: recipes and command lines give the settings that they name, or one error."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import hypothesis
 import pytest
@@ -11,6 +10,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sample
 from quill.settings import comments, read_settings
 from quill.terminal import UsageError
 from train import NANOGPTS, Config
@@ -23,27 +23,6 @@ fuzz = hypothesis.settings(max_examples=30, deadline=None, database=None, derand
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-
-
-@dataclass(frozen=True)
-class Base:
-    size: int = 4  # how large
-
-
-@dataclass(frozen=True)
-class Options(Base):
-    """A field of each type that a setting may have."""
-
-    rate: float = 0.5  # how fast, between 0 % and 100 %
-    fast: bool = False  # whether to hurry
-    name: str = ""  # any text
-    color: Literal["red", "green"] = "red"  # one of two
-    limit: int | None = None  # how many at most
-    heat: tuple[float, ...] = (0.8,)  # one number or several
-
-    def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, not {self.size}")
 
 
 def read(*arguments, recipe=None, cls=Config):
@@ -68,7 +47,7 @@ def test_command_line_overrides_recipe():
     found = read("--n_head=8", "--seed=1", recipe="n_layer = 7\nn_head = 7")
     assert found == {"n_layer": 7, "n_head": 8, "seed": 1}
     assert read(recipe="") == read() == {}
-    assert read(recipe="limit = None", cls=Options) == {"limit": None}
+    assert read(recipe="top_k = None", cls=sample.Options) == {"top_k": None}
 
 
 @pytest.mark.parametrize("words", ["my.py --n_head=5", "my.py --n_head 5", "--n_head 5 my.py"])
@@ -80,22 +59,20 @@ def test_recipe_may_come_anywhere_on_the_command_line(words):
 @pytest.mark.parametrize(
     ("words", "value"),
     [
-        ("--fast", True),
-        ("--fast false", False),
-        ("--rate=2", 2.0),
-        ("--rate=-1e-3", -0.001),
-        ("--name=3", "3"),
-        ("--color=green", "green"),
-        ("--limit=3", 3),
-        ("--heat=1", (1.0,)),
-        ("--heat 0.2 0.8 1", (0.2, 0.8, 1.0)),
-        ("--heat=0.2 0.8", (0.2, 0.8)),
-        ("--heat=0.2,0.8", (0.2, 0.8)),
-        ("--heat 0.2 --heat=0.8", (0.2, 0.8)),
+        ("--top_p=1", 1.0),
+        ("--start=3", "3"),
+        ("--start -x", "-x"),
+        ("--dtype=float16", "float16"),
+        ("--top_k=3", 3),
+        ("--temperature=1", (1.0,)),
+        ("--temperature 0.2 0.8 1", (0.2, 0.8, 1.0)),
+        ("--temperature=0.2 0.8", (0.2, 0.8)),
+        ("--temperature=0.2,0.8", (0.2, 0.8)),
+        ("--temperature 0.2 --temperature=0.8", (0.2, 0.8)),
     ],
 )
 def test_each_type_reads_its_words(words, value):
-    (found,) = read(*words.split(), cls=Options).values()
+    (found,) = read(*words.split(), cls=sample.Options).values()
     assert (type(found), found) == (type(value), value)
 
 
@@ -123,12 +100,6 @@ def test_recipe_and_command_line_give_the_values_that_they_name(chosen):
         assert type(value) is type(getattr(Config, name))  # 0 is read as 0.0
 
 
-def test_every_default_can_be_set():
-    defaults = dataclasses.asdict(Config())
-    assert read(recipe="\n".join(f"{name} = {it!r}" for name, it in defaults.items())) == defaults
-    assert read(*(f"--{name}={it}" for name, it in defaults.items())) == defaults
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_recipe_makes_a_config(path):
     found = read(str(path))
@@ -138,6 +109,12 @@ def test_every_shipped_recipe_makes_a_config(path):
 def test_recipe_may_have_a_docstring_comments_and_none():
     text = '"""A docstring,\nin two lines."""\n\n# a comment\nseed = 5  # five\n'
     assert read(recipe=text) == read(recipe="\ufeff" + text) == {"seed": 5}
+
+
+def test_a_path_may_begin_with_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert read("--out_dir=~/a") == read(recipe="out_dir = '~/a'") == {"out_dir": "/home/me/a"}
 
 
 # --- Mistakes ---------------------------------------------------------------------------------
@@ -153,14 +130,13 @@ LINES = {  # a wrong line of a recipe, and facts that the message must have
     "dtype = 'Float32'": ["dtype", "auto, float32, bfloat16, float16", "'Float32'"],
     "n_embd = 4 * 32": ["n_embd", "plain value"],
     "n_embd = {[1]: 2}": ["n_embd", "plain value"],
+    "n_embd = open('pwned', 'w')": ["n_embd", "plain value"],
+    "open('pwned', 'w')": ["name = value"],
+    "n_embd = ": ["line 3: "],
     "bias = False": ["bias", "line 1"],
 }
-for statement in ("n_layer", "n_layer, n_head = 4, 4", "n_layer = n_head = 4", "n_layer += 1"):
+for statement in ("n_layer", "n_layer, n_head = 4, 4", "n_layer = n_head = 4", "import os"):
     LINES[statement] = ["name = value"]
-for statement in ("n_layer: int = 4", "config.n_layer = 4", "if True: n_layer = 4", "import os"):
-    LINES[statement] = ["name = value"]
-for statement in ("n_layer = ", "n_layer 4", "  n_layer = 4", "'", "n_layer == = 4"):
-    LINES[statement] = []
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -168,6 +144,7 @@ def test_mistake_in_a_recipe_is_reported_with_file_and_line(line):
     message = refusal(recipe=f"bias = True\n\n{line}\nn_head = 4\n")
     assert message.startswith("my.py, line 3: ")
     assert all(fact in message for fact in LINES[line])
+    assert not Path("pwned").exists()  # a recipe is never executed
 
 
 WORDS = {  # a wrong command line, and the facts that the message must have
@@ -181,31 +158,27 @@ WORDS = {  # a wrong command line, and the facts that the message must have
     "--dropout=nan": ["--dropout", "number", "nan"],
     "--dtype=float64": ["--dtype", "auto, float32, bfloat16, float16", "'float64'"],
     "nowhere.py": ["nowhere.py"],
+    "config/mlp.py\xa0": [r"'config/mlp.py\xa0'"],  # a no-break space
+    "config/train_shakespeare_char.py": ["'config/shakespeare_char.py'"],  # nanoGPT's name
+    "-max_iters=20": ["'--max_iters'"],
+    "\u2014max_iters=20": ["'--max_iters'"],  # as a word processor writes --
+    "\u2013max_iters 20": ["'--max_iters'"],
+    "max_iters=20": ["'--max_iters'"],
+    "--max_iters = 20": ["--name=value"],
+    "--overwrite config/mlp.py": ["RECIPE"],
 }
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_mistake_on_the_command_line_is_reported_by_name(words):
-    message = refusal(*words.split())
+def test_mistake_on_the_command_line_is_reported_by_name(words, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where there are recipes
+    message = refusal(*words.split(" "))
     assert all(fact in message for fact in WORDS[words])
 
 
 @pytest.mark.parametrize("content", [b"seed = 5\0", b"out_dir = '\xe9'", b"\xff\xfes\0"])
 def test_file_that_is_not_python_is_reported_by_name(content):
     assert "my.py" in refusal(recipe=content)
-
-
-SIDE_EFFECTS = """open('pwned', 'w')
-n_layer = open('pwned', 'w')
-n_layer = [open('pwned', 'w') for _ in 'a']
-out_dir = f"{open('pwned', 'w')}"
-class C: open('pwned', 'w')"""
-
-
-@pytest.mark.parametrize("text", SIDE_EFFECTS.splitlines())
-def test_recipe_is_never_executed(text):
-    refusal(recipe=text)
-    assert not Path("pwned").exists()
 
 
 @fuzz
@@ -222,7 +195,7 @@ def test_recipe_that_is_cut_or_damaged_is_read_or_refused(path, where, rest):
 # --- Help ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls", [Options, Config])
+@pytest.mark.parametrize("cls", [sample.Options, Config])
 def test_help_lists_every_setting_with_its_comment_and_default(cls, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "500")
     with pytest.raises(SystemExit, match="^0$"):
@@ -233,39 +206,3 @@ def test_help_lists_every_setting_with_its_comment_and_default(cls, capsys, monk
         assert meanings[field.name] and meanings[field.name] in entry
         words = field.default if isinstance(field.default, tuple) else [repr(field.default)]
         assert entry.endswith(f"(default: {' '.join(map(str, words))})")
-    if cls is Options:
-        assert meanings["size"] == "how large"  # of the base class
-        assert meanings["rate"] == "how fast, between 0 % and 100 %"
-
-
-def test_value_may_begin_with_a_dash_and_a_path_with_a_tilde(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
-    monkeypatch.setenv("USERPROFILE", "/home/me")
-    words = {"--name -x": "-x", "--rate -1e-3": -0.001, "--name ~/a": "/home/me/a"}
-    for given_words, value in words.items():
-        assert [value] == list(read(*given_words.split(), cls=Options).values())
-    assert read(recipe="out_dir = '~/a'") == {"out_dir": "/home/me/a"}
-
-
-NEAREST = {  # a command line, and what the message proposes
-    "config/train_shakespeare_char.py": "'config/shakespeare_char.py'",  # nanoGPT's name
-    "shakespeare_cpu": "'config/shakespeare_cpu.py'",
-    "max_iters=20": "'--max_iters'",
-    "-max_iters=20": "'--max_iters'",
-    "\u2014max_iters=20": "'--max_iters'",  # as a word processor writes --
-    "\u2013max_iters 20": "'--max_iters'",
-    "--max_iters = 20": "--name=value",
-    "--overwrite config/mlp.py": "RECIPE",
-    "\u2014nothing_like_it": "'\u2014nothing_like_it'; usage",
-}
-
-
-@pytest.mark.parametrize("words", NEAREST)
-def test_message_has_the_nearest_thing_that_would_work(words, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert NEAREST[words] in refusal(*words.split())
-
-
-def test_what_nobody_sees_in_a_recipes_name_is_shown():
-    assert r"'config/mlp.py\xa0'" in refusal("config/mlp.py\xa0")
-    assert "mean" not in refusal("nowhere.py")  # no recipe is near

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from quill.terminal import did_you_mean
-
 PROGRAM = """
 import os, signal
 from quill.terminal import UsageError, UserError, run_main, show
@@ -21,10 +19,10 @@ run_main(main)
 """
 
 
-def run(body, *arguments, stdout=subprocess.PIPE, **environment):
+def run(body, stdout=subprocess.PIPE, **environment):
     """Run a program whose main() has this body."""
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(body), *arguments],
+        [sys.executable, "-c", PROGRAM.format(body)],
         stdout=stdout,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -34,11 +32,6 @@ def run(body, *arguments, stdout=subprocess.PIPE, **environment):
 
 
 # --- How programs end -------------------------------------------------------------------------
-
-
-def test_main_gets_the_command_line_and_ends_with_status_0():
-    ended = run("print(arguments)", "a", "--b=c")
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "['a', '--b=c']\n", "")
 
 
 @pytest.mark.parametrize(
@@ -151,13 +144,6 @@ def test_a_terminal_gets_signs_for_control_characters():
     assert run(body).stdout == "a\x1b[2J\x07\x0e\x9b\tb\n" * 2
     shown = run_on_terminal(body)
     assert shown.count(r"a\x1b[2J\x07\x0e\x9b" + "\tb\r\n") == 2 and "\x1b" not in shown
-
-
-def test_nearest_known_name_is_proposed():
-    known = ["batch_size", "block_size", "n_layer"]
-    assert "'batch_size'" in did_you_mean("bacth_size", known)
-    assert "'n_layer'" in did_you_mean("n_layers", known)
-    assert did_you_mean("zzz", known) == ""
 
 
 @pytest.mark.parametrize("stream", ["io.StringIO()", "None"])
