@@ -109,25 +109,22 @@ def tiny_training(*changes):
 
 
 def contents(path):
-    """Return {name: value} of all that a checkpoint holds, with a hash for each tensor; but not how
-    long it took, how it was started, and the last learning rate, which follows from the step."""
+    """Return all that a checkpoint holds, with a hash in the place of each tensor; but not how long
+    it took, how it was started, and the last learning rate, which follows from the step."""
     from quill.checkpoint import read_checkpoint
 
     skipped = {"seconds", "log", "out_dir", "init_from", "overwrite", "lr"}
-    found = {}
 
-    def add(name, value):
-        if isinstance(value, (dict, list)):
-            for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-                if key not in skipped:
-                    add(f"{name}/{key}", part)
-        elif isinstance(value, torch.Tensor):
-            found[name] = hashlib.sha256(value.numpy().tobytes()).hexdigest()
-        else:
-            found[name] = value
+    def hashed(value):
+        if isinstance(value, dict):
+            return {key: hashed(part) for key, part in value.items() if key not in skipped}
+        if isinstance(value, list):
+            return [hashed(part) for part in value]
+        if isinstance(value, torch.Tensor):
+            return hashlib.sha256(value.numpy().tobytes()).hexdigest()
+        return value
 
-    add(Path(path).name, read_checkpoint(path))
-    return found
+    return hashed(read_checkpoint(path))
 
 
 def outcome(folder):
@@ -135,7 +132,7 @@ def outcome(folder):
     from quill.log import read_log
 
     log = {**read_log(folder), "seconds": None}
-    return {**contents(f"{folder}/last.pt"), **contents(f"{folder}/ckpt.pt"), "log.csv": log}
+    return [log, contents(f"{folder}/last.pt"), contents(f"{folder}/ckpt.pt")]
 
 
 def stop_at(monkeypatch, last, number=signal.SIGINT):

@@ -172,21 +172,12 @@ def test_what_a_resume_changes_applies_to_the_optimizers(workspace):
     assert last["state"]["step"] == 4 and last["optimizer"]["scaler"]
 
 
-def test_settings_that_the_code_gained_or_lost_do_not_matter(workspace):
-    train.main(TINY)
-    saved = read_checkpoint("out/run/last.pt")
-    saved["config"]["gone"] = saved["config"].pop("qk_norm")
-    torch.save(saved, "out/run/last.pt")
-    assert not load("out/run/last.pt")[0].config.qk_norm
-    train.main(["--init_from=resume", "--max_iters=10"])
-    assert read_checkpoint("out/run/last.pt")["state"]["step"] == 10
-
-
-def test_a_run_of_a_device_that_is_not_here_goes_on_with_what_is(workspace, capsys):
+def test_a_run_of_another_machine_and_older_code_goes_on(workspace, capsys):
     train.main(TINY)
     for name in ("last.pt", "ckpt.pt"):
         saved = read_checkpoint(f"out/run/{name}")
         saved["config"]["device"] = "cuda:77"
+        saved["config"]["gone"] = saved["config"].pop("qk_norm")  # a setting lost, and one gained
         torch.save(saved, f"out/run/{name}")
     for command in (["--eval_only"], ["--init_from=resume", "--max_iters=10"]):
         train.main(command)

@@ -47,7 +47,6 @@ def test_command_line_overrides_recipe():
     found = read("--n_head=8", "--seed=1", recipe="n_layer = 7\nn_head = 7")
     assert found == {"n_layer": 7, "n_head": 8, "seed": 1}
     assert read(recipe="") == read() == {}
-    assert read(recipe="top_k = None", cls=sample.Options) == {"top_k": None}
 
 
 @pytest.mark.parametrize("words", ["my.py --n_head=5", "my.py --n_head 5", "--n_head 5 my.py"])

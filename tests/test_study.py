@@ -211,12 +211,6 @@ def test_each_number_of_the_example_follows_from_those_before(capsys):
     assert loss == pytest.approx(losses.mean(), abs=0.1)
 
 
-def prepare_validation():
-    """Make data/small in this folder, and return its validation split."""
-    prepare_small()
-    return Tokens("data/small/val.bin", "cpu")
-
-
 # --- Attention --------------------------------------------------------------------------------
 
 
@@ -250,7 +244,7 @@ def test_heads_to_show_are_chosen_by_means_over_several_texts():
 @needs_matplotlib
 @pytest.mark.parametrize("extra", [[], ["--all"]])
 def test_attention_plot_shows_the_weights_of_the_checkpoint(here, figures, extra, capsys):
-    prepare_validation()
+    prepare_small()
     main(["attention", "--start=First\n", *extra])
     network, tokenizer = load("out/run/ckpt.pt")
     weights = attention_weights(network, torch.tensor([tokenizer.encode("First\n")]))
@@ -294,28 +288,22 @@ def test_principal_components_equal_eigenvectors_of_covariance():
 
 
 @needs_matplotlib
-def test_embeddings_plot_puts_each_character_near_its_components():
+def test_embeddings_plot_shows_components_and_nearest_characters():
     vocab, lengths = "\n aeAB.bcd", np.linspace(1, 50, 10)[:, None]
     unit = np.random.default_rng(1).normal(size=(10, 4))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     positions, _ = principal_components(unit)
-    axes, _ = plots.embeddings_figure(unit * lengths, vocab).axes  # lengths do not matter
+    axes, beside = plots.embeddings_figure(unit * lengths, vocab).axes  # lengths do not matter
     for text in axes.texts:
         character = {"↵": "\n", "␣": " "}.get(text.get_text(), text.get_text())
         moved = text.get_position() - positions[vocab.index(character)]
         assert np.linalg.norm(moved) < 0.1 * np.ptp(positions, axis=0).max()
         assert text.get_color() == COLORS[KINDS.index(kind_of(character))]
     assert len(axes.texts) == len(vocab)
-
-
-@needs_matplotlib
-def test_embeddings_plot_lists_the_largest_cosines():
-    vectors = np.array([[1, 0], [9, 1], [1, 1], [0, 1], [-1, 0], [0, -1.1]])
-    texts = plots.embeddings_figure(vectors, "abcdef").axes[1].texts
-    rows = [row.split() for text in texts for row in text.get_text().splitlines()]
-    nearest = {character: others for character, *others in rows}
-    assert nearest["a"][:2] == ["b", "c"] and "e" not in nearest["a"]  # 0.99, 0.71; e has -1
-    assert nearest["e"] == ["d", "f", "c", "b"] and len(nearest) == 6
+    labels, cosines = [plots.visible(character) for character in vocab], unit @ unit.T - np.eye(10)
+    nearest = [[labels[j] for j in row[:4]] for row in np.argsort(-cosines, axis=1)]
+    listed = [row.split() for text in beside.texts for row in text.get_text().splitlines()]
+    assert listed == [[label, *four] for label, four in zip(labels, nearest, strict=True)]
 
 
 def test_labels_that_overlap_are_moved_apart():
@@ -382,17 +370,13 @@ def test_every_study_takes_a_tiny_text_or_refuses_it(tmp_path, text, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checks, "RATE_STEPS", 5)
     train_on(text, "--block_size=4")
-    start, dataset = ["--start=aaaa"], ["--dataset=tiny"]
-    given = dict.fromkeys(["context", "without"], ["out/run", *dataset])
-    given |= {"runs": ["out/run"], "attention": start, "temperature": start, "ngrams": dataset}
-    for name in (
-        STUDIES.keys() - given.keys() - {"embeddings", "example", "compare", "results", "task"}
-    ):
-        given[name] = [*TINY, *dataset, "--block_size=4"]
-        with pytest.raises(UserError, match="block_size"):
-            main([name, *TINY, *dataset, "--block_size=30"])
-    for name, arguments in given.items():
-        main([name, *arguments])
+    for name in ("dry_run", "overfit_batch", "find_lr"):
+        main([name, *TINY, "--dataset=tiny", "--block_size=4"])
+    for name in ("context", "without", "results"):
+        main([name, "out/run", "--dataset=tiny"])
+    for name in ("attention", "temperature"):
+        main([name, "--start=aaaa"])
+    main(["ngrams", "--dataset=tiny"])
     if text[0] == text[1]:
         with pytest.raises(UserError, match="two characters"):
             main(["embeddings"])
@@ -424,7 +408,8 @@ def test_ngrams_of_a_long_text_count_a_part_of_it_and_say_so(workspace, monkeypa
 
 @needs_matplotlib
 def test_context_sorts_the_predictions_of_all_windows(here, capsys):
-    tokens = prepare_validation()
+    prepare_small()
+    tokens = Tokens("data/small/val.bin", "cpu")
     main(["context", "out/run", "--dataset=small"])
     network, _ = load("out/run/ckpt.pt")
     losses = []
@@ -440,7 +425,8 @@ def test_context_sorts_the_predictions_of_all_windows(here, capsys):
 
 
 def test_without_a_part_is_the_loss_with_zeros_in_its_place(here, capsys):
-    tokens = prepare_validation()
+    prepare_small()
+    tokens = Tokens("data/small/val.bin", "cpu")
     main(["without", "out/run", "--dataset=small"])
     lines = [line.split("without ") for line in capsys.readouterr().out.splitlines()]
     printed = {line[1]: float(line[0].split()[0]) for line in lines if len(line) == 2}

@@ -49,17 +49,10 @@ def test_nanogpts_recipe_and_command_line_run(workspace, capsys):
     assert read_log("out-shakespeare-char")["step"] == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("change", "fact"),
-    [
-        (["--n_embd=10", "--n_head=4"], "n_head 4"),
-        (["--device=nonsense"], "nonsense"),
-        (["--network=bigram", "--optimizer=muon"], "bigram"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_the_first_step(workspace, change, fact):
-    with pytest.raises(UserError, match=fact):
-        train.main([*TINY, *change])
+def test_what_does_not_fit_is_refused_before_the_first_step(workspace):
+    for change in (["--n_head=3"], ["--network=bigram", "--optimizer=muon"]):
+        with pytest.raises(UserError, match="n_head 3|bigram"):
+            train.main([*TINY, *change])
     assert not Path("out/run/last.pt").exists()
 
 
