@@ -105,7 +105,7 @@ def test_every_shipped_recipe_makes_a_config(path):
     assert found.items() <= vars(Config(**found)).items()
 
 
-def test_recipe_may_have_a_docstring_comments_and_none():
+def test_recipe_may_have_a_docstring_and_comments():
     text = '"""A docstring,\nin two lines."""\n\n# a comment\nseed = 5  # five\n'
     assert read(recipe=text) == read(recipe="\ufeff" + text) == {"seed": 5}
 
