@@ -136,7 +136,6 @@ def test_advice_on_a_missing_checkpoint_works(workspace):
 
 # --- What a new run inherits ------------------------------------------------------------------
 
-
 SETTINGS = {field.name for field in fields(Config)} - PER_CALL
 
 

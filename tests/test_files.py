@@ -72,13 +72,6 @@ run_main(main)""")
     assert (program.returncode, contents()) == (1, OLD)
 
 
-@pytest.mark.parametrize("path", [".", "missing/file", "file/file"])
-def test_path_that_cannot_be_a_file_is_reported(path):
-    with pytest.raises(UserError, match=f" {path}: "), replacing(path) as file:
-        file.write(b"whole")
-    assert contents() == OLD
-
-
 # --- Locking a folder -------------------------------------------------------------------------
 
 
