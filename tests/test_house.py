@@ -76,7 +76,9 @@ def test_programs_work_without_matplotlib_and_unix(workspace):
     code += "prepare_shakespeare.main(['--source=small.txt', '--dataset=small'])\n"
     code += f"train.main({TINY!r})\nsample.main(['--max_new_tokens=20'])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert ended.returncode == 0 and "note" not in ended.stdout, ended.stderr
     left = {path.name for path in (workspace / "out/run").glob("[!.]*")}
     assert left == {"ckpt.pt", "last.pt", "log.csv"}
 

@@ -201,7 +201,7 @@ def test_top_k_keeps_the_k_most_likely_in_proportion(k):
         torch.testing.assert_close(row[row > 0], inside / inside.sum())
 
 
-@pytest.mark.parametrize("p", [1e-9, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("p", [1e-9, 0.2, 0.5, 0.8, 0.95, 1.0])
 def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
     whole = next_probabilities(LOGITS[:1])[0]
     kept = next_probabilities(LOGITS[:1], top_p=p)[0]

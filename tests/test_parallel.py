@@ -151,8 +151,8 @@ def test_a_run_in_a_thread_of_another_program_trains(workspace):
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end(workspace, monkeypatch):
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     stop_at(monkeypatch, 8)
     train.main(TINY)
     assert read_checkpoint("out/run/last.pt")["state"]["step"] == 9
-    assert signal.getsignal(signal.SIGINT) == before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
