@@ -181,17 +181,18 @@ def test_a_variant_that_fails_stops_no_other(recipe, runs, capsys):
 # --- Results ----------------------------------------------------------------------------------
 
 
-def test_results_are_measured_and_not_believed(workspace, capsys):
+def test_results_are_measured_and_the_worst_come_last(workspace, capsys):
     train.main(TINY)
     claimed = read_checkpoint("out/run/ckpt.pt")
     loss = claimed["state"]["best_val_loss"]
     claimed["state"]["best_val_loss"] = 0.1
+    claimed["weights"]["norm.weight"] *= math.nan
     torch.save(claimed, "claimed.pt")
     capsys.readouterr()
-    main(["results", "out/run", "claimed.pt", "missing.pt", "small.txt", "--dataset=small"])
+    main(["results", "claimed.pt", "out/run", "missing.pt", "small.txt", "--dataset=small"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("note: missing.pt: ") and lines[1].startswith("note: small.txt: ")
-    assert [line.split()[0] for line in lines[3:]] == [f"{loss:.4f}"] * 2
+    assert [line.split()[0] for line in lines[3:]] == [f"{loss:.4f}", "nan"]
     network = tiny_training()[0]
     assert f"{sum(p.numel() for p in network.parameters()):,}" in lines[3]
 
