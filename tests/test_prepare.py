@@ -412,7 +412,7 @@ def test_missing_dataset_is_reported_with_its_command(name, server):
 def test_without_torch_a_program_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SystemExit, match="^error: .*pip install[^\n]*$"):
-        quill.start()
+        quill.require_packages()
 
 
 def test_without_requests_the_bundled_text_is_taken(monkeypatch, capsys):
