@@ -34,7 +34,6 @@ SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # o
 BUNDLED = Path(__file__).parent / "data" / "pastiche.txt"  # used if the download fails
 
 SPLITS = ["train", "val", "test"]  # in the order in which they divide the text
-LARGEST_VOCABULARY = 1 << 16  # ids are uint16
 MOST_FREQUENT = 100  # characters that meta.json lists, for plots
 
 
@@ -98,9 +97,6 @@ def divide(length, fractions):
 
 def check_text(name, found, vocab, sizes):
     """Raise UserError unless a text can be trained on. found: its own characters."""
-    if len(found) > LARGEST_VOCABULARY:
-        many = f"{name} has {len(found):,} different characters"
-        raise UserError(f"{many}; {LARGEST_VOCABULARY:,} is the most")
     if min(sizes) < 2:  # a character and the one that follows it
         short = f"{name} is too short: {sum(sizes)} characters into parts of {sizes}"
         raise UserError(f"{short}; each needs at least 2")
