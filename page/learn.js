@@ -86,7 +86,7 @@ export class Learner {
     this.dv = memory.array(N * C);
     this.dscores = memory.array(T * T); // of one head
     const size = config.optimizer === "muon" ? 4 * C * C : 0;
-    this.work = [1, 2, 3, 4].map(() => memory.array(size)); // for nearly_orthogonal()
+    this.work = [1, 2, 3].map(() => memory.array(size)); // for muon()
   }
 
   /** The mean loss of the first `count` predictions of a batch, in nats. The logits become the
@@ -236,27 +236,28 @@ export function muon({ weight, dweight, average, shape }, rate, weight_decay, be
   }
 }
 
-/** The matrix x with its singular values moved close to 1, as in quill/muon.py. Returns one of the
- *  arrays a, b and c, which it works in. */
-function nearly_orthogonal(x, rows, columns, [a, b, c], memory) {
+/** The matrix x with its singular values moved close to 1, as in quill/muon.py; in it, there are no
+ *  fewer rows than columns, so that no product needs a transposed copy. Returns one of the arrays a
+ *  and b, which it works in. */
+function nearly_orthogonal(x, rows, columns, [a, b], memory) {
   const size = rows * columns;
   const [r, k] = [Math.min(rows, columns), Math.max(rows, columns)];
-  if (rows > columns) transpose(x, rows, columns, a);
+  if (rows < columns) transpose(x, rows, columns, a);
   else a.set(x.subarray(0, size));
   let sum = 0;
   for (let i = 0; i < size; i++) sum += a[i] * a[i];
-  for (let i = 0; i < size; i++) a[i] /= Math.sqrt(sum) + 1e-7;
+  const norm = Math.sqrt(sum) + 1e-7;
+  for (let i = 0; i < size; i++) a[i] /= norm;
   const square = x.subarray(0, r * r);
+  const fourth = b.subarray(0, r * r);
   for (let iteration = 0; iteration < 4; iteration++) {
-    transpose(a, r, k, b);
-    memory.product(a, b, r, r, k, square); // a a^T
-    const fourth = b.subarray(0, r * r);
+    memory.product(a, a, r, r, k, square, true); // a^T a
     memory.product(square, square, r, r, r, fourth);
     for (let i = 0; i < r * r; i++) square[i] = -4.775 * square[i] + 2.0315 * fourth[i];
-    memory.product(square, a, r, k, r, c);
-    for (let i = 0; i < size; i++) a[i] = 3.4445 * a[i] + c[i];
+    memory.product(a, square, k, r, r, b);
+    for (let i = 0; i < size; i++) a[i] = 3.4445 * a[i] + b[i];
   }
-  if (rows <= columns) return a;
+  if (rows >= columns) return a;
   transpose(a, columns, rows, b);
   return b;
 }

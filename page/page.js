@@ -6,8 +6,7 @@ import { next_probabilities } from "./generate.js";
 import { is_supported } from "./kernels.js";
 import { shapes_of, size_of } from "./weights.js";
 import { start_worker } from "./worker.js";
-import { by_id, describe_left_out, element, percent, plain } from "./views/dom.js";
-import { visible, whole } from "./views/dom.js";
+import { by_id, describe_left_out, element, plain, visible, whole } from "./views/dom.js";
 import { TextView } from "./views/text.js";
 import { ChoiceView, show_surprise } from "./views/choice.js";
 import { AttentionView } from "./views/attention.js";
@@ -141,10 +140,6 @@ class Page {
   fail(message) {
     by_id("failed").hidden = false;
     by_id("failure").textContent = message;
-  }
-
-  progress({ fraction }) {
-    by_id("status").textContent = `Unpacking the weights: ${percent(fraction)}.`;
   }
 
   ready({ difference }) {

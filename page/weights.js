@@ -61,8 +61,6 @@ export class Parameters {
 
 // --- base64 -> float16 -> float32 ----------------------------------------------------------------
 
-const BASE64_AT_ONCE = 1 << 18; // characters, 8 of which are 3 float16; then progress is reported
-
 /** The value of each of the 65,536 float16: 1 bit of sign, 5 of exponent, 10 of fraction. */
 export function float16_table() {
   return Float32Array.from({ length: 1 << 16 }, (_, bits) => {
@@ -74,22 +72,20 @@ export function float16_table() {
   });
 }
 
-/** Fill a network's Parameters from base64. Yields the fraction done so far. */
-export function* unpack(text, { all }) {
+/** Fill a network's Parameters from base64. */
+export function unpack(text, { all }) {
   const values = float16_table();
-  const total = all.reduce((sum, { used }) => sum + used, 0);
-  const numbers = new Float32Array(total);
-  let done = 0;
-  for (let from = 0; from < text.length; from += BASE64_AT_ONCE) {
-    const bytes = atob(text.slice(from, from + BASE64_AT_ONCE)); // a string, a character per byte
-    for (let i = 0; i < bytes.length; i += 2) {
-      numbers[done++] = values[bytes.charCodeAt(i) | (bytes.charCodeAt(i + 1) << 8)];
+  const bytes = atob(text); // a string, a character per byte
+  const found = bytes.length / 2;
+  const wanted = all.reduce((sum, { used }) => sum + used, 0);
+  if (found !== wanted) throw new Error(`the file has ${found} weights, model.js reads ${wanted}`);
+  let at = 0;
+  for (const { weight, used } of all) {
+    for (let i = 0; i < used; i++) {
+      weight[i] = values[bytes.charCodeAt(at) | (bytes.charCodeAt(at + 1) << 8)];
+      at += 2;
     }
-    yield done / total;
   }
-  if (done !== total) throw new Error(`the file has ${done} weights, and model.js reads ${total}`);
-  let start = 0;
-  for (const { weight, used } of all) weight.set(numbers.subarray(start, (start += used)));
 }
 
 /** The bits of the nearest float16, at most the largest one. */

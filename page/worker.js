@@ -15,7 +15,7 @@
 //   settings {settings}                                how to draw from now on
 //   write {count}, stop {}                             writes that come in a row are done in a row
 // What the worker sends:
-//   progress {fraction}, ready {difference}            of the weights; see probe_difference
+//   ready {difference}                                 with the weights; see probe_difference
 //   step {run, step, loss, seconds, look}              look: see Training.step_closely
 //   moment {run, step, train_loss, val_loss, validated, seconds, sample}
 //   packed {weights}, counted {losses}
@@ -122,9 +122,7 @@ export function start_worker() {
   const tasks = {
     load(message) {
       const next = new_networks(message.config, message.vocab_size);
-      for (const fraction of unpack(message.text, next.parameters)) {
-        postMessage({ kind: "progress", fraction });
-      }
+      unpack(message.text, next.parameters);
       use(next);
       const difference = message.probe ? probe_difference(next.writer, message.probe) : 0;
       postMessage({ kind: "ready", difference });

@@ -32,7 +32,7 @@ function atob(text) { // V8 alone has none
 
 function load(config, vocab_size, weights) {
   const { parameters, writer } = new_networks(config, vocab_size);
-  for (const _ of unpack(weights, parameters));
+  unpack(weights, parameters);
   return writer;
 }
 

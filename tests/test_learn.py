@@ -191,7 +191,7 @@ def test_muons_step_equals_that_of_python(js, shape):
     weight = torch.nn.Parameter(torch.randn(shape, generator=generator))
     optimizer = Muon([weight], torch.float32, lr=0.1, momentum=0.9, weight_decay=0.2)
     size = weight.numel()
-    js.run(f"var memory = new Memory({20 * size}), work = range(4).map(() => memory.array({size}))")
+    js.run(f"var memory = new Memory({20 * size}), work = range(3).map(() => memory.array({size}))")
     js.run(f"var [weight, average, dweight] = range(3).map(() => memory.array({size}))")
     js.run(f"var parameter = {{ weight, average, dweight, shape: {list(shape)} }}")
     js.run(f"weight.set({weight.flatten().tolist()})")

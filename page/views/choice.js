@@ -56,6 +56,7 @@ export class ChoiceView {
       if (row.item.hidden) return;
       const name = visible(page.data.vocab[row.id]);
       this.show(row, name, probabilities[row.id], row.id === chosen ? word : "");
+      row.body.classList.toggle("cut", !probabilities[row.id]);
     });
     const rest = 1 - shown.reduce((sum, id) => sum + probabilities[id], 0);
     this.others.item.hidden = page.data.vocab.length <= shown.length;
@@ -75,8 +76,6 @@ export class ChoiceView {
     row.number.textContent = probability ? percent(probability) : "0";
     row.mark.textContent = word;
     row.body.classList.toggle("chosen", word !== "");
-    if (row === this.others) return;
-    row.body.classList.toggle("cut", probability === 0);
   }
 }
 
