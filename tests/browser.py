@@ -79,6 +79,7 @@ BARS = """Array.from(document.querySelectorAll("#bars li:not([hidden])"), (row) 
   [row.querySelector(".name").textContent, row.querySelector(".bar").style.transform])"""
 DRAG = "(arguments[0].value = arguments[1], arguments[0].dispatchEvent(new Event('input')))"
 NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
+LATER = "new Promise((done) => setTimeout(done, 500))"  # a step has ended
 
 
 class Reader(webdriver.Chrome):

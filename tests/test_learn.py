@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import DRAG, JavaScript, on_a_laptop, on_a_phone
+from browser import DRAG, LATER, JavaScript, on_a_laptop, on_a_phone
 from conftest import ROOT
 
 import train
@@ -256,7 +256,6 @@ def test_packed_weights_are_float16_and_what_stays_in_the_page(js):
 
 # --- In the browser ---------------------------------------------------------------------------
 
-LATER = "new Promise((done) => setTimeout(done, 500))"  # a step has ended
 PASTICHE = (ROOT / "data" / "pastiche.txt").read_text(encoding="utf-8")
 
 
