@@ -80,7 +80,7 @@ def position_angles(length, pairs):
 
 
 def rotary_tables(length, head_size):
-    """cos and sin for rotate(), each (length, head_size). The first half of sin is negated."""
+    """cos and sin for rotate(), each (length, head_size). In sin, the half for a is negative."""
     angles = position_angles(length, head_size // 2)  # (length, head_size / 2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
