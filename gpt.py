@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
     def forward(self, x):
         B, T, C = x.shape
-        q, k, v = self.query_key_value(x).split(C, dim=2)  # seeking, offering, giving: (B, T, C)
+        q, k, v = self.query_key_value(x).split(C, dim=2)  # query, key, value: each (B, T, C)
         q, k, v = (z.view(B, T, n_head, -1).transpose(1, 2) for z in (q, k, v))  # D = C / n_head
         scores = q @ k.transpose(2, 3) / math.sqrt(C // n_head)  # (B, n_head, T, T)
         future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)  # (T, T)
@@ -112,9 +112,9 @@ class GPT(nn.Module):
         self.blocks = nn.Sequential(*(Block() for _ in range(n_layer)))
         self.norm = nn.LayerNorm(n_embd, bias=False)
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
-        self.lm_head.weight = self.token_embedding.weight  # tied: one matrix reads and writes
+        self.lm_head.weight = self.token_embedding.weight  # tied: one matrix for both
         for name, weight in self.named_parameters():
-            added = 2 * n_layer if "projection" in name else 1  # so many outputs add up in x
+            added = 2 * n_layer if "projection" in name else 1  # how many outputs add up in x
             if weight.dim() == 2:  # gains stay 1; small weights: near-uniform guesses
                 nn.init.normal_(weight, std=0.02 / math.sqrt(added))
 
@@ -132,8 +132,8 @@ def loss_of(network, x, y):
 # --- The training, one step at a time ----------------------------------------------------------
 def get_lr(step):
     """The learning rate rises along a line (warm-up), then falls along another, towards 0."""
-    warmup = (step + 1) / (warmup_iters + 1)  # rises to 1, and on
-    decay = (max_iters - step) / max(1, max_iters - warmup_iters)  # falls to 1, and on to 0
+    warmup = (step + 1) / (warmup_iters + 1)  # rises to 1, then above it
+    decay = (max_iters - step) / max(1, max_iters - warmup_iters)  # 1 at the peak, 0 at the end
     return learning_rate * min(warmup, decay)
 
 
@@ -159,7 +159,7 @@ def train_step(network, optimizer, x, y, step):
 @torch.no_grad()
 def estimate_loss(network, ids):
     """The loss on a text that the network was not trained on, window after window."""
-    windows = ids.unfold(0, block_size + 1, block_size)  # (N, T + 1), without the last rest
+    windows = ids.unfold(0, block_size + 1, block_size)  # (N, T + 1), only complete ones
     losses = [loss_of(network, window[None, :-1], window[None, 1:]) for window in windows]
     return torch.stack(losses).mean().item()
 
@@ -178,7 +178,7 @@ def main():
         sys.exit("error: n_embd must be a multiple of n_head")
     text = read_text(sys.argv[1] if len(sys.argv) > 1 else "")
     vocab = "".join(sorted(set(text)))
-    print(f"{len(text):,} characters of {len(vocab)} kinds")
+    print(f"{len(text):,} characters, {len(vocab)} different ones")
     ids = encode(text, vocab)
     training, validation = ids[: len(ids) * 9 // 10], ids[len(ids) * 9 // 10 :]
     torch.manual_seed(1337)

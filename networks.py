@@ -54,9 +54,9 @@ class NGrams:
         """The probability that `character` comes after `context`, at most longest - 1 characters.
 
         The estimate starts from 1 / vocab_size. Each round looks at a context that is one character
-        longer, takes DISCOUNT from each count, and gives the probability that this sets free to the
-        estimate of the round before. That estimate matters where the longer context did not see the
-        character, so it counts how many different characters stood before a string.
+        longer, takes DISCOUNT from each count, and gives the freed probability to the estimate of
+        the round before. That estimate is needed for characters that the longer context never saw,
+        so it counts how many different characters precede a string, not how often it occurs.
         """
         p = 1 / self.vocab_size
         for length in range(len(context) + 1):

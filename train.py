@@ -377,7 +377,7 @@ def main(arguments):
             checkpoint.refuse_to_overwrite(Config(**given))
             network, optimizer, data, config, state = set_up(given)
             check_schedule(config)
-            rest = "" if state.step < config.max_iters else "; a larger --max_iters goes further"
+            rest = "" if state.step < config.max_iters else "; to train further, raise --max_iters"
             show(f"run:     {folder}, from step {state.step} to {config.max_iters}{rest}")
             with parallel.StopRequest() as stop:
                 signal = train(network, optimizer, data, config, state, stop)

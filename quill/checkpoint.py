@@ -154,8 +154,8 @@ def origin_of(init_from):
         hint = did_you_mean(init_from.lower(), known)
         gpt2 = "; GPT-2's weights cannot be loaded here" if "gpt2" in init_from.lower() else ""
         raise UserError(
-            f"--init_from={init_from}: no {path} in {Path.cwd()}{hint}{gpt2}; it is "
-            f"{', '.join(STARTS)}, or the path of a checkpoint, which train.py makes"
+            f"--init_from={init_from}: no {path} in {Path.cwd()}{hint}{gpt2}; give "
+            f"{', '.join(STARTS)}, or the path of a checkpoint that train.py has written"
         )
     return path
 

@@ -29,8 +29,8 @@ def matplotlib_installed():
 
 
 def import_matplotlib():
-    """matplotlib."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no word of a read-only folder, say
+    """Return matplotlib, imported. UserError if it cannot be."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # hides notes, as on a read-only folder
     try:
         import matplotlib.font_manager
     except ImportError as error:

@@ -136,8 +136,8 @@ def unwrap_optimizers():
 
 
 def for_training(network, device, dtype):
-    """Move a network to a device, to compute in a dtype, with what trains faster there: settings of
-    the whole process too, for memory, torch.optim, threads and products in float32."""
+    """Move a network to a device, set its dtype, and make training fast there. This also changes
+    settings of the whole process: memory, torch.optim, threads, products in float32."""
     keep_freed_memory()
     unwrap_optimizers()
     network.to(device)

@@ -209,8 +209,8 @@ def read_options(arguments, cls, program, ignored=(), about=""):
 
 def check_limits(settings, at_least_one=(), below_one=(), at_most_one=()):
     """Raise ValueError at a number that is out of range. None may be below 0; the names list those
-    with other limits. A dataclass of settings calls this in its __post_init__(), which may not
-    compare two settings: each is also checked by itself, with the others at their defaults."""
+    with other limits. A dataclass of settings calls this in its __post_init__(). That must not
+    compare two settings, because checked() tests each alone, with the others at their defaults."""
     for name, value in vars(settings).items():
         least = 1 if name in at_least_one else 0
         for number in value if isinstance(value, tuple) else [value]:

@@ -20,8 +20,8 @@ class ContextOptions(FolderOptions):
 def context(arguments):
     """Show the loss by characters of context: python -m study context out/a out/b.
 
-    A prediction in a window of the validation split is from all characters of the window before it.
-    Counted n-grams use as many of these as does them good.
+    In a window of the validation split, each prediction uses all earlier characters of the window.
+    Counted n-grams use the number of them that gives the lowest loss.
     """
     folders, options = read_folders(arguments, ContextOptions, "context")
     data = open_dataset(options.dataset)

@@ -109,7 +109,7 @@ def main():
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
     driver.set_script_timeout(1800)
     with driver:
-        networks = [("0.8M, block 64", SMALL), ("4.7M, block 256", LARGER)]
+        networks = [("0.8M, block 64", SMALL), ("4.8M, block 256", LARGER)]
         rows = [[name, *measure_writing(driver, arguments)] for name, arguments in networks]
         columns = ["file", "first character, s", "characters/s", "frames later than 25 ms"]
         table(["page of a network with", *columns], rows)

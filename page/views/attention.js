@@ -55,7 +55,7 @@ export class AttentionView {
     const { page } = this;
     const name = (i) => element("bdi", {}, page.label(i));
     const weights = this.weights(index);
-    if (!weights.length) return [name(index), " has no weights: not read, or too long ago."];
+    if (!weights.length) return [name(index), " has no weights: unread, or no longer kept."];
     const most = weights.sort((a, b) => b.weight - a.weight).slice(0, 3);
     const parts = most.flatMap(({ index: other, weight }, i) => {
       const distance = other === index ? "itself" : `${index - other} back`;

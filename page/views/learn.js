@@ -27,7 +27,7 @@ export class LearnView {
     const able = can_learn(config);
     by_id("learn-controls").hidden = !able;
     by_id("learn-note").textContent = !able
-      ? "In this page, only networks learn whose sizes are multiples of 8."
+      ? "This page can train only networks whose sizes are multiples of 8."
       : untrained
         ? "Paste a text that you like, or open one: a play, your own poems, a recipe book. The " +
           "network learns to continue it, one character at a time. The curve shows how well."
@@ -69,7 +69,7 @@ export class LearnView {
     const characters = Array.from(by_id("learn-text").value);
     const [many, different, plenty] =
       [characters.length, new Set(characters).size, PLENTY].map(whole);
-    const length = `${many} characters, ${different} different ones; ${plenty} are plenty.`;
+    const length = `${many} characters, ${different} different ones; ${plenty} are enough.`;
     const left_out = data.learn.sizes.length ? "" : describe_left_out(characters, ids);
     by_id("learn-length").textContent = `${length} ${left_out}`;
   }
@@ -157,8 +157,8 @@ export class LearnView {
     this.set_state(false, false);
     const which = validated === this.validation ? "the whole validation text, " : "";
     by_id("learn-status").textContent =
-      "It has learned. Now let it write, and keep it. Its last validation loss is that of " +
-      `${which}${whole(validated)} characters; the points before it are quick looks at 4,096.`;
+      "It has learned. Now let it write, and keep it. Its last validation loss was measured on " +
+      `${which}${whole(validated)} characters; the earlier ones on about 4,096.`;
   }
 }
 
