@@ -1,11 +1,11 @@
 """What the tests of the page share: its program for V8, and a reader with a browser."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from pictures import open_chromium, set_size
 from py_mini_racer import MiniRacer
 from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
@@ -18,16 +18,8 @@ PROGRAM = page.read_program("worker.js")
 # --- The network in JavaScript ----------------------------------------------------------------
 
 HELPERS = """
-const SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 function atob(text) { // V8 alone has none
-  const bits = Array.from(text, (sign) => SIGNS.indexOf(sign)).filter((six) => six >= 0);
-  const bytes = bits.slice(1).map((six, i) => {
-    const shift = 2 * (i % 4); // of each four signs, three bytes
-    const byte = ((bits[i] << (2 + shift)) | (six >> (4 - shift))) & 255;
-    return i % 4 < 3 ? String.fromCharCode(byte) : "";
-  });
-  return bytes.join("");
+  return Array.from(Uint8Array.fromBase64(text), (byte) => String.fromCharCode(byte)).join("");
 }
 
 function load(config, vocab_size, weights) {
@@ -73,11 +65,10 @@ class JavaScript:
 
 # --- The page in a browser --------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHARACTERS = "Array.from(document.querySelectorAll('.character:not(.caret)'), (one) => {})"
 BARS = """Array.from(document.querySelectorAll("#bars li:not([hidden])"), (row) =>
   [row.querySelector(".name").textContent, row.querySelector(".bar").style.transform])"""
-DRAG = "(arguments[0].value = arguments[1], arguments[0].dispatchEvent(new Event('input')))"
+INPUT = "(arguments[0].value = arguments[1], arguments[0].dispatchEvent(new Event('input')))"
 NEXT_FRAME = "new Promise((done) => requestAnimationFrame(() => setTimeout(done)))"
 LATER = "new Promise((done) => setTimeout(done, 500))"  # a step has ended
 
@@ -87,8 +78,17 @@ class Reader(webdriver.Chrome):
 
     def open(self):
         page.main([])
-        self.get(Path("out/run/page.html").absolute().as_uri())
+        self.open_file(Path("out/run/page.html"))
+
+    def open_file(self, path):
+        self.get(path.absolute().as_uri())
         self.until(lambda: "Wrote 200" in self.text_of("#status"))
+
+    def assert_fits_a_phone(self):
+        """The window becomes as wide as a phone's: nobody has to scroll to the side."""
+        set_size(self, 375, 800)
+        self.until(lambda: self.value("innerWidth") == 375)
+        assert self.value("document.documentElement.scrollWidth <= innerWidth")
 
     def until(self, condition):
         WebDriverWait(self, 20, poll_frequency=0.05).until(lambda _: condition())
@@ -121,40 +121,32 @@ class Reader(webdriver.Chrome):
         self.find("#prompt").send_keys(prompt)
         self.until(lambda: self.text() == prompt.replace("é", "") and self.bars())
 
+    def enter(self, selector, value):
+        """Put a value into a box, or move a slider to it."""
+        self.value(INPUT, self.find(selector), value)
+
+    def download_to(self, folder):
+        where = {"behavior": "allow", "downloadPath": str(folder)}
+        self.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+
     def problems(self):
-        """What is in the console, and what the page has requested from the network."""
-        console = [entry["message"] for entry in self.get_log("browser")]
-        log = [json.loads(entry["message"])["message"] for entry in self.get_log("performance")]
-        sent = [x["params"] for x in log if x["method"] == "Network.requestWillBeSent"]
-        urls = [x["request"]["url"] for x in sent if not x["documentURL"].startswith("chrome:")]
-        return console, [url for url in urls if not url.startswith(("file:", "blob:", "data:"))]
+        """What is in the console: also each request, since the page's policy forbids them."""
+        return [entry["message"] for entry in self.get_log("browser")]
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    if not (CHROMIUM and shutil.which("chromedriver")):
+def chromium():
+    driver = open_chromium(Reader)
+    if driver is None:
         pytest.skip("no chromium and chromedriver here")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    profile = tmp_path_factory.mktemp("chromium")
-    for argument in ("headless=new", "no-sandbox", f"user-data-dir={profile}"):
-        options.add_argument(f"--{argument}")
-    with Reader(options, webdriver.ChromeService(shutil.which("chromedriver"))) as driver:
+    with driver:
         yield driver
 
 
-@pytest.fixture(params=[375, 1280])
-def reader(request, chromium):
-    """A Reader whose window is as wide as a phone's, or a laptop's. At the end of the test, nothing
-    may be in the console, and nothing may have been requested from the network."""
-    size = {"width": request.param, "height": 800, "deviceScaleFactor": 1, "mobile": False}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+@pytest.fixture
+def reader(chromium):
+    """A Reader with a laptop's window. At the end of the test, nothing may be in the console."""
+    set_size(chromium, 1280, 800)
     chromium.problems()  # those of an earlier test
     yield chromium
-    assert chromium.problems() == ([], [])
-
-
-# For tests of what does not depend on the width.
-on_a_phone = pytest.mark.parametrize("reader", [375], indirect=True)
-on_a_laptop = pytest.mark.parametrize("reader", [1280], indirect=True)
+    assert not chromium.problems()

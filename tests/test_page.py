@@ -5,13 +5,14 @@ import json
 import math
 import re
 import runpy
+import string
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from browser import DRAG, LATER, NEXT_FRAME, JavaScript, on_a_laptop
+from browser import LATER, NEXT_FRAME, JavaScript
 from conftest import random_ids, small_network
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
@@ -19,7 +20,7 @@ from selenium.webdriver.common.keys import Keys
 from model import next_probabilities, stream
 from page import page
 from quill.checkpoint import load, read_checkpoint
-from quill.terminal import UsageError, UserError
+from quill.terminal import UserError
 from study.inside import attention_weights
 
 
@@ -47,14 +48,12 @@ LARGE = {"n_layer": 3, "n_head": 4, "n_embd": 128, "block_size": 256, "vocab_siz
 LARGE |= {"scale": 2.0, "position": "rotary", "token_shift": True, "qk_norm": True}
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=str)
+@pytest.fixture(scope="module", params=[*SHAPES, LARGE], ids=str)
 def js(request):
     return Pair(**request.param)
 
 
-@pytest.mark.parametrize("settings", [*SHAPES, LARGE], ids=str)
-def test_javascript_logits_and_attention_equal_pytorch(settings):
-    js = Pair(**settings)
+def test_javascript_logits_and_attention_equal_pytorch(js):
     T = js.network.config.block_size
     idx = random_ids(js.network, rows=1, length=T)
     logits = js.network(idx)[0][0].detach()  # (T, V)
@@ -65,20 +64,6 @@ def test_javascript_logits_and_attention_equal_pytorch(settings):
     for t, record in enumerate(records):
         expected = weights[:, :, t, : t + 1].flatten(1)  # (n_layer, n_head * (t + 1))
         assert (torch.tensor(record["attention"]) - expected).abs().max() < 1e-5
-
-
-@torch.no_grad()
-def test_switched_off_head_equals_pytorch_without_its_output():
-    js = Pair(n_head=4)
-    idx = random_ids(js.network, rows=1, length=js.network.config.block_size)
-    before, size = js.network(idx)[0], js.network.config.n_embd // 4
-    projection = js.network.blocks[1].attention.projection
-    projection.weight[:, 2 * size : 3 * size] = 0  # what reads head 3 of layer 2
-    js.value("(network.switched_off.add('1.2'), 0)")
-    found = js.value(f"read(new Stream(network), {idx[0].tolist()}, 1).records")
-    expected = js.network(idx)[0][0]
-    assert (torch.tensor([x["logits"] for x in found]) - expected).abs().max() < 1e-4
-    assert (expected - before).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("prompt_length", [1, 40])
@@ -102,12 +87,6 @@ def test_prompt_is_predicted_from_half_a_window_or_more(js):
         assert index - start + 1 >= min(index + 1, block_size // 2)
         expected = js.network(idx[:, start : index + 1])[0][0, -1]
         assert (torch.tensor(record["logits"]) - expected).abs().max() < 1e-4
-
-
-def test_probe_of_the_same_network_is_the_same_within_rounding(js):
-    difference = js.value(f"probe_difference(network, {json.dumps(page.probe(js.network))})")
-    limit = re.search(r"MOST_DIFFERENT = ([\d.]+)", page.read_program())[1]
-    assert difference < float(limit) / 10
 
 
 def test_text_changed_anywhere_equals_new_text(js):
@@ -143,19 +122,11 @@ def test_characters_are_drawn_with_their_probabilities():
 # --- The file ---------------------------------------------------------------------------------
 
 
-def make_page():
-    """The text of the page of out/run, and the data in it."""
+def data_of_page():
+    """The data in the page of out/run."""
     page.main(["--out_dir=out/run"])
     html = Path("out/run/page.html").read_text(encoding="utf-8")
-    return html, json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL).group(1))
-
-
-def change_page(old, new):
-    """Replace a pattern in the file of the page of out/run."""
-    file = Path("out/run/page.html")
-    html, count = re.subn(old, new, file.read_text(encoding="utf-8"))
-    assert count == 1
-    file.write_text(html, encoding="utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL).group(1))
 
 
 def change_checkpoint(change):
@@ -164,62 +135,32 @@ def change_checkpoint(change):
     torch.save(checkpoint, "out/run/ckpt.pt")
 
 
-def test_page_is_written_where_the_options_say(here, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["page"])
+def test_page_holds_the_contents_of_the_checkpoint(here, monkeypatch):
+    words = ["page", "--checkpoint=out/run/ckpt.pt", "--output=romeo.html"]
+    monkeypatch.setattr(sys, "argv", words)
     runpy.run_module("page", run_name="__main__")  # python -m page
-    page.main(["--checkpoint=out/run/ckpt.pt", "--output=romeo.html"])
+    page.main(["--out_dir=out/run"])
     assert Path("romeo.html").read_bytes() == Path("out/run/page.html").read_bytes()
-
-
-def test_page_holds_the_contents_of_the_checkpoint(here):
     checkpoint, last = read_checkpoint("out/run/ckpt.pt"), read_checkpoint("out/run/last.pt")
     last["state"]["log"].append([12, 768, 1.0, 0.001, 3.9, 4.1])  # after this checkpoint
     last["state"]["samples"][12] = "a later text"
     torch.save(last, "out/run/last.pt")
-    data = make_page()[1]
+    data = data_of_page()
     assert "".join(data["vocab"]) == checkpoint["meta"]["vocab"]
     assert data["source"] == "small.txt" and data["step"] == checkpoint["state"]["step"]
     assert data["config"]["n_layer"] == 2 and "out_dir" not in data["config"]
     assert data["log"]["step"] == [0, 3, 6, 9, 12]
     assert data["samples"][-1] == [12, "a later text"]
     Path("out/run/last.pt").unlink()  # mailed without it
-    data, state = make_page()[1], checkpoint["state"]
+    data, state = data_of_page(), checkpoint["state"]
     assert data["log"]["step"] == [row[0] for row in state["log"]]
     assert dict(data["samples"]) == state["samples"] and data["batches"] == state["losses"]
 
 
-def test_modules_follow_their_imports_and_share_no_name():
-    modules = page.join_modules(page.HERE / "page.js")
-    files = {*page.HERE.glob("*.js"), *page.HERE.glob("views/*.js")}
-    assert modules.keys() == files  # all of them, and each once
-    seen, names = set(), []
-    for path, text in modules.items():
-        imported = page.IMPORT.findall(path.read_text(encoding="utf-8"))
-        assert {(path.parent / name).resolve() for name in imported} <= seen, path
-        seen.add(path)
-        names += re.findall(r"^(?:function\*?|class|const|let) (\w+)", text, re.MULTILINE)
+def test_no_two_modules_define_the_same_name():
+    definition = r"^(?:async )?(?:function\*?|class|const|let) (\w+)"
+    names = re.findall(definition, page.read_program(), re.MULTILINE)
     assert len(names) == len(set(names)), [name for name in names if names.count(name) > 1]
-    assert not re.search("^(import|export) ", "".join(modules.values()), re.MULTILINE)
-
-
-STRANGE = "<script>alert(1)</script>&\"'\u2028\u202e\x00\x1b{{weights}}"
-
-
-def make_strange(checkpoint):
-    """Put hostile text into the vocabulary, the source and the settings."""
-    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-    size = len(checkpoint["meta"]["vocab"])
-    checkpoint["meta"]["vocab"] = "".join(dict.fromkeys(STRANGE + letters))[:size]
-    checkpoint["meta"]["source"] = checkpoint["config"]["dataset"] = STRANGE
-
-
-def test_hostile_text_stays_in_the_data(here):
-    before = make_page()[0]
-    change_checkpoint(make_strange)
-    html, data = make_page()
-    for tag in ("<script", "</script", "<style", "\u2028"):
-        assert html.count(tag) == before.count(tag)
-    assert data["source"] == STRANGE and data["vocab"][:3] == ["<", "s", "c"]
 
 
 def test_bad_input_is_reported_and_writes_nothing(here):
@@ -232,6 +173,9 @@ def test_bad_input_is_reported_and_writes_nothing(here):
     assert_reported("nowhere/page.html", "--output=nowhere/page.html")
     Path("empty.txt").touch()
     assert_reported("empty", "--blank", "--text=empty.txt")
+    assert_reported("^cannot read nosuch.txt", "--blank", "--text=nosuch.txt")
+    assert_reported("--blank", "--text=small.txt")  # a page without it learns nothing
+    assert_reported("--blank", "--blank", "--out_dir=out/run")
     change_checkpoint(lambda checkpoint: checkpoint["weights"]["norm.weight"].fill_(70000.0))
     assert_reported("norm.weight")
     for name, value in (("bias", True), ("position", "sinusoidal"), ("network", "bigram")):
@@ -246,7 +190,7 @@ def test_bad_input_is_reported_and_writes_nothing(here):
 def test_reader_writes_chooses_and_stops(here, reader):
     reader.open()
     reader.until(lambda: len(reader.text()) == 201)  # the newline, and what it writes by itself
-    assert reader.value("document.documentElement.scrollWidth <= innerWidth")
+    reader.assert_fits_a_phone()
     reader.type_prompt("KING: é")
     assert "é (1 of" in reader.text_of("#left-out")
     before = reader.bars()
@@ -274,36 +218,7 @@ def test_reader_writes_chooses_and_stops(here, reader):
     assert len(reader.text()) < 1506 + 9 * 500
 
 
-@on_a_laptop
-def test_settings_out_of_range_are_named_and_not_used(here, reader):
-    reader.open()
-    for name, value in (("top-k", "0"), ("top-k", "2.5"), ("top-p", "1.5"), ("seed", "-1")):
-        box = reader.find(f"#{name}")
-        reader.value(DRAG, box, value)
-        assert box.get_property("validationMessage") and box == reader.switch_to.active_element
-        reader.value(NEXT_FRAME)
-        assert name not in reader.text_of("#bars-title")
-        reader.value(DRAG, box, "1")
-        assert not box.get_property("validationMessage")
-
-
-@on_a_laptop
-def test_slider_shows_the_text_of_each_evaluation(here, reader):
-    last = read_checkpoint("out/run/last.pt")
-    samples = last["state"]["samples"]
-    strange = {0: "क्या? हिन्दी", 3: "👩\u200d🚀\n", 6: "a\u202eb", 9: "x\x1b"}
-    samples.update(strange)  # one text, without labels for parts of it
-    torch.save(last, "out/run/last.pt")
-    reader.open()
-    for place, (step, sample) in enumerate(samples.items()):
-        reader.value(DRAG, reader.find("#sample-step"), place)
-        assert reader.text_of("#sample-shown").startswith(f"{step}:")
-        shown = sample.replace("\u202e", r"\u202e").replace("\x1b", r"\u001b")
-        assert reader.text_of("#sample") == shown
-
-
-@on_a_laptop
-def test_page_works_in_a_frame_of_a_notebook(here, reader):
+def test_page_in_a_frame_works_and_connects_to_nothing(here, reader):
     reader.open()
     html = Path("out/run/page.html").read_text(encoding="utf-8")
     reader.get("about:blank")
@@ -311,11 +226,15 @@ def test_page_works_in_a_frame_of_a_notebook(here, reader):
     reader.value(frame, html)
     reader.switch_to.frame(0)
     reader.until(lambda: "Wrote 200" in reader.text_of("#status"))
-    reader.value(DRAG, reader.find("#temperature"), 1.5)
+    reader.enter("#temperature", 1.5)
     reader.until(lambda: "1.50" in reader.text_of("#bars-title"))
+    fetch = "fetch(arguments[0]).then(() => 'connected', () => 'refused')"
+    image = "document.body.append(Object.assign(new Image(), {src: arguments[0]}))"
+    reader.value(image, "http://127.0.0.1:9/")
+    assert reader.value(fetch, "http://127.0.0.1:9/") == "refused"
+    assert str(reader.problems()).count("Content Security Policy") >= 2
 
 
-@on_a_laptop
 def test_files_are_read_wherever_dropped_and_after_an_edit(here, reader):
     reader.open()
     file = "(transfer = new DataTransfer()).items.add(new File(['thou é é'], 'a.txt'))"
@@ -330,28 +249,25 @@ def test_files_are_read_wherever_dropped_and_after_an_edit(here, reader):
         reader.until(lambda: reader.value(box) == text)  # noqa: B023
 
 
-@on_a_laptop
-def test_page_without_one_of_its_weights_says_so(here, reader):
+def test_page_that_computes_another_network_says_so(here, reader):
     reader.open()
-    change_page('(id="weights">.*).{64}</script>', r"\1</script>")
+    assert not reader.find("#differs").is_displayed()
+    file = Path("out/run/page.html")
+    html = file.read_text(encoding="utf-8")
+    other = re.sub(r'("surprises": \[)[\d.]+', r"\g<1>99", html)
+    file.write_text(other, encoding="utf-8")
+    reader.refresh()
+    reader.until(lambda: reader.find("#differs").is_displayed())
+    assert 90 < float(reader.text_of("#difference")) < 99
+    shorter = re.sub('(id="weights">.*).{64}</script>', r"\1</script>", html)
+    file.write_text(shorter, encoding="utf-8")
     reader.refresh()
     reader.until(lambda: reader.find("#failed").is_displayed())
     assert "weights" in reader.text_of("#failure")
     reader.problems()  # the same, in the console
 
 
-@on_a_laptop
-def test_page_of_another_network_than_the_trained_one_says_so(here, reader):
-    reader.open()
-    assert not reader.find("#differs").is_displayed()
-    change_page(r'("surprises": \[)[\d.]+', r"\g<1>99")
-    reader.refresh()
-    reader.until(lambda: reader.find("#differs").is_displayed())
-    assert 90 < float(reader.text_of("#difference")) < 99
-
-
-@on_a_laptop
-def test_every_probability_names_its_temperature(here, reader):
+def test_settings_are_named_where_they_are_used(here, reader):
     reader.open()
     reader.type_prompt("KING: m")
     reader.value("document.querySelectorAll('.character')[6].click()")
@@ -359,46 +275,43 @@ def test_every_probability_names_its_temperature(here, reader):
     assert "temperature 1:" in reader.text_of("#readout")
     surprise = float(reader.text_of("#readout").split()[-2])
     for temperature in ("0.30", "1.00"):
-        reader.value(DRAG, reader.find("#temperature"), temperature)
+        reader.enter("#temperature", temperature)
         reader.value(NEXT_FRAME)
         assert f"temperature {temperature}" in reader.text_of("#bars-title")
         assert abs(sum(reader.bars().values()) - 1) < 1e-4
         same = abs(-math.log(reader.bars()["m"]) - surprise) < 0.006
         assert same == (temperature == "1.00")
         assert float(reader.text_of("#readout").split()[-2]) == surprise
+    for name, value in (("top-k", "0"), ("top-k", "2.5"), ("top-p", "1.5"), ("seed", "-1")):
+        box = reader.find(f"#{name}")
+        reader.enter(f"#{name}", value)  # out of range
+        assert box.get_property("validationMessage") and box == reader.switch_to.active_element
+        reader.value(NEXT_FRAME)
+        assert name not in reader.text_of("#bars-title")
+        reader.enter(f"#{name}", "1")
+        assert not box.get_property("validationMessage")
 
 
-def test_attention_on_the_page_equals_pytorch(here, reader):
-    name = "blocks.1.attention.query_key_value.weight"
+def test_head_is_that_of_pytorch_and_is_switched_off(here, reader):
+    name, prompt = "blocks.1.attention.query_key_value.weight", "QUEEN: my lord,"
     change_checkpoint(lambda x: x["weights"][name].mul_(20))  # or all heads would be alike
     reader.open()
-    reader.type_prompt("QUEEN: my")
+    reader.type_prompt(prompt)
     reader.click(".heads .layer:nth-child(3) button:nth-of-type(2)")  # layer 2, head 2
     reader.value("document.querySelector('#text').scrollIntoView({block: 'center'})")
     span = reader.find_elements("css selector", ".character")[6]
     webdriver.ActionChains(reader).move_to_element(span).perform()
     shade = "+one.style.getPropertyValue('--shade')"
     reader.until(lambda: reader.characters(shade)[8] == 0 and reader.characters(shade)[6] > 0)
-
     network, tokenizer = load("out/run/ckpt.pt")
-    weights = attention_weights(network, torch.tensor([tokenizer.encode("QUEEN: ")]))[1, 1, 6]
-    shown = torch.tensor(reader.characters(shade)[:7]) ** 2
-    assert (shown - weights).abs().max() < 2e-3
+    idx = torch.tensor([tokenizer.encode(prompt)])
+    weights = attention_weights(network, idx)[1, 1, 6, :7]
+    assert (torch.tensor(reader.characters(shade)[:7]) ** 2 - weights).abs().max() < 2e-3
     assert "layer 2, head 2" in reader.text_of("#readout")
 
-
-@on_a_laptop
-def test_head_is_switched_off_by_a_click_on_its_map(here, reader):
-    name, prompt = "blocks.1.attention.query_key_value.weight", "QUEEN: my lord,"
-    change_checkpoint(lambda x: x["weights"][name].mul_(20))  # or all heads would be alike
-    reader.open()
-    reader.type_prompt(prompt)
-    reader.click(".heads .layer:nth-child(3) button:nth-of-type(2)")  # layer 2, head 2
     reader.click("#head-map")
     reader.until(lambda: "layer 2, head 2" in reader.text_of("#head-off"))
     shown = [float(x) for x in re.findall(r"\d\.\d{3}", reader.text_of("#head-off"))]
-    network, tokenizer = load("out/run/ckpt.pt")
-    idx = torch.tensor([tokenizer.encode(prompt)])
     with torch.no_grad():
         before = network(idx[:, :-1], idx[:, 1:])[1].item()
         network.blocks[1].attention.projection.weight[:, 8:] = 0  # what reads this head
@@ -410,7 +323,6 @@ def test_head_is_switched_off_by_a_click_on_its_map(here, reader):
     reader.until(lambda: abs(float(reader.text_of("#mean-loss")) - before) < 0.006)
 
 
-@on_a_laptop
 def test_keyboard_alone_is_enough(here, reader):
     reader.open()
     reached = []
@@ -436,35 +348,29 @@ def test_keyboard_alone_is_enough(here, reader):
     reader.until(lambda: len(reader.text()) == 2)
 
 
-@on_a_laptop
-def test_policy_stops_every_connection(here, reader):
+def test_strange_text_is_shown_as_text(here, reader):
+    strange = "<script>alert(1)</script>&\"'\u2028\u202e\x00\x1b{{weights}}"
+    checkpoint = read_checkpoint("out/run/ckpt.pt")
+    meta, letters = checkpoint["meta"], string.ascii_letters + string.digits
+    meta["vocab"] = "".join(dict.fromkeys(strange + letters))[: len(meta["vocab"])]
+    meta["source"] = checkpoint["config"]["dataset"] = strange
+    torch.save(checkpoint, "out/run/ckpt.pt")
+    last = read_checkpoint("out/run/last.pt")
+    samples = last["state"]["samples"]  # one text, without labels for parts of it:
+    samples.update({0: "क्या? हिन्दी", 3: "👩\u200d🚀\n", 6: "a\u202eb", 9: "x\x1b"})
+    torch.save(last, "out/run/last.pt")
     reader.open()
-    fetch = "fetch(arguments[0]).then(() => 'connected', () => 'refused')"
-    image = "document.body.append(Object.assign(new Image(), {src: arguments[0]}))"
-    reader.value(image, "http://127.0.0.1:9/")
-    assert reader.value(fetch, "http://127.0.0.1:9/") == "refused"
-    assert str(reader.problems()).count("Content Security Policy") >= 2
-
-
-@on_a_laptop
-def test_hostile_text_is_shown_as_text(here, reader):
-    change_checkpoint(make_strange)
-    reader.open()
-    assert "<script>alert(1)</script>" in reader.text_of("#about")
+    for part in ("<script>alert(1)</script>", "{{weights}}"):
+        assert part in reader.text_of("#about")
     assert reader.value("document.scripts.length") == 3
-    folder = {"behavior": "allow", "downloadPath": str(here)}
-    reader.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
+    assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))
+    for place, (step, sample) in enumerate(samples.items()):
+        reader.enter("#sample-step", place)
+        assert reader.text_of("#sample-shown").startswith(f"{step}:")
+        shown = sample.replace("\u202e", r"\u202e").replace("\x1b", r"\u001b")
+        assert reader.text_of("#sample") == shown
+    reader.download_to(here)
     content = "document.querySelector('#{}').textContent"
-    data, weights = content.format("data"), content.format("weights")
-    reader.value(f"keep(JSON.parse({data}), {weights})")
+    reader.value(f"keep(JSON.parse({content.format('data')}), {content.format('weights')})")
     reader.until((here / "my-gpt.html").exists)
     assert (here / "my-gpt.html").read_text(encoding="utf-8").count("</script") == 3
-    assert not re.search("[\u2028\u202e\x00\x1b]", reader.value("document.body.innerText"))
-
-
-def test_option_that_a_page_would_ignore_is_refused(here):
-    for words in (["--text=small.txt"], ["--blank", "--out_dir=out/run"]):
-        with pytest.raises(UsageError, match="--blank"):
-            page.main(words)
-    with pytest.raises(UserError, match="^cannot read nosuch.txt"):
-        page.main(["--blank", "--text=nosuch.txt"])

@@ -102,22 +102,14 @@ def test_commands_of_the_pages_are_found():
 
 
 @by_page
-def test_name_with_a_link_is_defined_in_the_file_of_the_link(page):
+def test_code_that_a_page_names_is_there(page):
     for name, target in re.findall(r"\[`([^`]+)`\]\(([^)#]+\.py)\)", read(page)):
         for part in name.split("."):
             definition = rf"(?m)^ *((def|class) {part}\b|{part}\b.* = )"
             assert re.search(definition, read(page.parent / target)), (name, target)
-
-
-@by_page
-def test_quoted_code_is_in_the_code(page):
     sources = "".join(read(path) for path in ROOT.glob("*.py"))
     for line in re.findall(r"`([^`\n]*(?:self\.|F\.|\bscores|batch\[)[^`\n]*)`", read(page)):
         assert line.split("...")[0] in sources, line
-
-
-@by_page
-def test_tests_that_a_page_names_exist(page):
     for path, words in re.findall(r'pytest -q (tests/\w+\.py) -k "?([\w ]+)', read(page)):
         names = re.findall(r"(?m)^def test_(\w+)", read(ROOT / path))
         for word in words.split(" or "):

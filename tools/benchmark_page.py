@@ -63,11 +63,6 @@ return [
 """
 
 
-def late(frames, milliseconds):
-    """How many frames of the screen come later than that after the one before them."""
-    return f"{sum(time > milliseconds for time in frames)} of {len(frames)}"
-
-
 def measure_writing(driver, arguments):
     """A network writes 500 characters, several times: cells of a row."""
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +81,8 @@ def measure_writing(driver, arguments):
             rate = driver.find_element("id", "status").text.split()[3]
             speeds.append(int(rate.replace(",", "")))
         frames = driver.execute_async_script(MOVING, "write", "status", "Wrote")
-    return f"{size:.1f} MB", spread(loads, 2), spread(speeds), late(frames, 25)
+    late = f"{sum(time > 25 for time in frames)} of {len(frames)}"
+    return f"{size:.1f} MB", spread(loads, 2), spread(speeds), late
 
 
 def measure_learning(driver):
@@ -97,7 +93,7 @@ def measure_learning(driver):
     driver.execute_script("document.getElementById('learn-text').value = arguments[0]", text)
     frames = driver.execute_async_script(MOVING, "learn", "learn-status", "learned")
     seconds, loss = (driver.find_element("id", f"learn-{x}").text for x in ("seconds", "loss"))
-    return seconds, loss, late(frames, 50)
+    return seconds, loss, f"{sum(time > 50 for time in frames)} of {len(frames)}"
 
 
 def main():

@@ -7,7 +7,6 @@ tools/lecture.py does this with the page that the lecture's own commands make.
 
 import shutil
 import sys
-import time
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -39,8 +38,8 @@ scrollBy(0, document.getElementById("attention-title").getBoundingClientRect().t
 """
 
 
-def open_chromium():
-    """A Selenium driver, or None where Chromium or its driver is missing."""
+def open_chromium(kind=None):
+    """A Selenium driver of this class, or None where Chromium or its driver is missing."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     chromedriver = shutil.which("chromedriver")
     if not (browser and chromedriver):
@@ -49,25 +48,24 @@ def open_chromium():
 
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    options.add_argument("--headless=new")
-    options.add_argument("--no-sandbox")
-    options.add_argument("--hide-scrollbars")
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    for argument in ("headless=new", "no-sandbox", "hide-scrollbars"):
+        options.add_argument(f"--{argument}")
+    return (kind or webdriver.Chrome)(options, webdriver.ChromeService(chromedriver))
 
 
-def set_size(driver, height):
-    """Give the page a window of 1200 x `height` pixels."""
-    size = {"width": 1200, "height": height, "deviceScaleFactor": 1, "mobile": False}
+def set_size(driver, width, height):
+    """Give the page a window of so many pixels."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def wait_for(driver, words, place="status"):
     """Wait until a status line of the page has these words."""
-    end = time.monotonic() + 1800  # a network that learns for "some minutes" on a slow processor
-    while words not in driver.find_element("id", place).text:
-        if time.monotonic() > end:
-            raise TimeoutError(f"the page does not say {words!r}")
-        time.sleep(0.1)
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    longest = 1800  # seconds: a network that learns for "some minutes" on a slow processor
+    line = driver.find_element("id", place)
+    WebDriverWait(driver, longest, 0.1).until(lambda _: words in line.text)
 
 
 def photograph_page(page, folder=DOCS):
@@ -77,17 +75,15 @@ def photograph_page(page, folder=DOCS):
         print("no Chromium with chromedriver here: the pictures of the page stay as they were")
         return
     with driver:
-        set_size(driver, 960)
+        set_size(driver, 1200, 960)
         driver.get(page.resolve().as_uri())
         wait_for(driver, "Wrote 200")  # by itself
         driver.find_element("id", "prompt").send_keys("ROMEO:")
         driver.find_element("id", "write").click()
         wait_for(driver, "Wrote 500")
-        for name, height, script in (
-            ("page.png", 960, SELECT),
-            ("page_attention.png", 640, CHOOSE_HEAD),
-        ):
-            set_size(driver, height)
+        views = [("page.png", 960, SELECT), ("page_attention.png", 640, CHOOSE_HEAD)]
+        for name, height, script in views:
+            set_size(driver, 1200, height)
             driver.execute_async_script(script)
             driver.save_screenshot(str(folder / name))
 
