@@ -104,7 +104,7 @@ LIMITS = {
     "quill/*.py": 1542,  # aim: 1,000
     "page/**/*.html page/**/*.js page/**/*.wat": 2989,
     "*.py config/*.py quill/*.py study/*.py page/*.py": 5108,  # all Python at run time; aim: 4,000
-    "tests/*.py tools/*.py": 5997,
+    "tests/*.py tools/*.py": 6000,
 }
 
 

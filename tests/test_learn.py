@@ -262,6 +262,7 @@ def test_network_learns_in_the_page_and_is_kept(reader, tmp_path):
 REFUSED = {  # a text, and what the page says of it
     "": "0 characters",
     "a" * 2000: "nothing to predict",
+    "\n" * 2000: "nothing to predict",
     "\0" * 2000: "UTF-8",
     "".join(chr(0x4E00 + i) for i in range(6000)): "6,000 different",
 }

@@ -13,6 +13,7 @@ import string
 import sys
 import threading
 import time
+import tracemalloc
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -111,6 +112,15 @@ def test_known_text_gives_known_contents_of_meta():
         "tokens": {"train": 18, "val": 2},
         "checksums": {"train": sha256(train), "val": sha256(val)},
     }
+
+
+def test_memory_stays_below_4_times_the_text():
+    content = ("😀" + "to be or not to be, that is the question\r\n" * 240_000).encode()
+    tracemalloc.start()
+    make(content)  # it is older, and not counted
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(content) > 10_000_000 and peak < 4 * len(content)
 
 
 def test_three_fractions_give_a_test_split_until_two_are_given():

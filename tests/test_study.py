@@ -254,12 +254,6 @@ def test_ancestors_have_embeddings_to_plot_but_no_attention(workspace, kind, fig
 # --- Embeddings, temperature, runs ------------------------------------------------------------
 
 
-def test_kinds_of_characters():
-    examples = "aeiouéö", "bcdyzñ", "AEBZÉ", " \n.,;:'-$39—"
-    for characters, kind in zip(examples, KINDS, strict=True):
-        assert {kind_of(character) for character in characters} == {kind}
-
-
 def test_principal_components_equal_eigenvectors_of_covariance():
     vectors = np.random.default_rng(0).normal(size=(30, 6)) * [1, 5, 1, 3, 0.5, 1] + 7
     positions, fractions = principal_components(vectors)
