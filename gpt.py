@@ -77,8 +77,8 @@ class Attention(nn.Module):
     def forward(self, x):
         B, T, C = x.shape
         q, k, v = self.query_key_value(x).split(C, dim=2)  # query, key, value: each (B, T, C)
-        q, k, v = (z.view(B, T, n_head, -1).transpose(1, 2) for z in (q, k, v))  # D = C / n_head
-        scores = q @ k.transpose(2, 3) / math.sqrt(C // n_head)  # (B, n_head, T, T)
+        q, k, v = (z.view(B, T, n_head, -1).transpose(1, 2) for z in (q, k, v))  # (B, n_head, T, D)
+        scores = q @ k.transpose(2, 3) / math.sqrt(C // n_head)  # D = C / n_head; (B, n_head, T, T)
         future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)  # (T, T)
         weights = scores.masked_fill(future, -math.inf).softmax(dim=3)  # each row sums to 1
         y = weights @ v  # (B, n_head, T, D): weighted means of the values
