@@ -60,7 +60,7 @@ def test_the_users_settings_of_matplotlib_change_and_say_nothing(tmp_path, monke
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: x")
     monkeypatch.chdir(tmp_path)
     code = "from quill.figures import new_figure, save_figure\n"
-    code += "save_figure('plot.png', lambda: new_figure(4, 3, '$1 and $2'))"
+    code += "save_figure('plot.png', lambda: new_figure(4, 3, '$1 and \u4e2d'))"
     exec(code, {})
     expected = Path("plot.png").read_bytes()
     own = {"MATPLOTLIBRC": str(tmp_path), "MPLCONFIGDIR": "/proc/no"}

@@ -64,7 +64,7 @@ def test_unknown_option_of_any_study_is_a_usage_error():
     [
         (2, ["dryrun"], "'dryrun'.*'dry_run'"),
         (2, ["attention", "--start=" + "a" * 17], "17 characters"),
-        (2, ["runs"], "out/a out/b"),
+        (2, ["runs", "\u2014output=x"], "'--output'"),
         (1, ["embeddings", "--out_dir=missing"], "missing/ckpt.pt"),
         (1, ["runs", "missing"], "missing/log.csv.*train.py"),
     ],
